@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+
+#include "libmamba/core/device.h"
+#include "libmamba/core/error.h"
+#include "libmamba/core/text.h"
+
+namespace gmamba::detail {
+namespace {
+
+class CpuBackend final : public Backend {
+ public:
+  int device_count() const override { return 1; }
+  std::string why_none() const override { return {}; }
+
+  std::string device_name(int) const override {
+    std::ifstream info("/proc/cpuinfo");
+    std::string line;
+    while (std::getline(info, line)) {
+      if (line.starts_with("model name")) {
+        return std::string(trim(line.substr(line.find(':') + 1)));
+      }
+    }
+    return "CPU";
+  }
+
+  void* allocate(int, int64_t bytes) override {
+    constexpr size_t kAlignment = 64;
+    const size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
+    void* data = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
+    require(data != nullptr, ErrorKind::kDevice, "out of memory: could not get ",
+            format_bytes(bytes), "; use a smaller --segment or --batch-tokens");
+    return data;
+  }
+
+  void release(int, void* data) noexcept override { std::free(data); }
+
+  void fill_zero(int, Stream, void* data, int64_t bytes) override {
+    std::memset(data, 0, static_cast<size_t>(bytes));
+  }
+  void copy_in(int, Stream, void* to, const void* host, int64_t bytes) override {
+    move(to, host, bytes);
+  }
+  void copy_out(int, Stream, void* host, const void* from, int64_t bytes) override {
+    move(host, from, bytes);
+  }
+  void copy_within(int, Stream, void* to, const void* from, int64_t bytes) override {
+    move(to, from, bytes);
+  }
+  Stream create_stream(int) override { return nullptr; }
+  void destroy_stream(int, Stream) noexcept override {}
+  void synchronize(int, Stream) override {}
+
+ private:
+  static void move(void* to, const void* from, int64_t bytes) {
+    if (bytes > 0) {
+      std::memmove(to, from, static_cast<size_t>(bytes));
+    }
+  }
+};
+
+}  // namespace
+
+Backend& cpu_backend() {
+  static CpuBackend backend;
+  return backend;
+}
+
+}  // namespace gmamba::detail

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Where tensors live and work runs, and the few things every kind of device must be able to do.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace gmamba {
+
+enum class DeviceKind { kCpu, kCuda };
+
+struct Device {
+  DeviceKind kind = DeviceKind::kCpu;
+  int index = 0;
+
+  bool operator==(const Device&) const = default;
+  bool is_cpu() const { return kind == DeviceKind::kCpu; }
+};
+
+/// "cpu", "cuda:0"
+std::string to_string(Device device);
+
+/// "auto" (first usable GPU, else CPU), "cpu", "cuda" or "cuda:N". Throws kUsage on other words and
+/// kUnsupported when the device named is not there, saying why.
+Device parse_device(std::string_view text);
+
+/// Work queue of a device; null for the CPU.
+using Stream = void*;
+
+/// Memory of one device kind. Implementations: CPU, CUDA, and a stand-in that explains itself in
+/// builds without CUDA.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  /// Number of usable devices of this kind, and when it is 0 the reason as one sentence.
+  virtual int device_count() const = 0;
+  virtual std::string why_none() const = 0;
+  /// Free-text name: CPU model or GPU name.
+  virtual std::string device_name(int index) const = 0;
+  /// At least 64-byte aligned; throws kDevice (or kIo for host memory) naming bytes asked and free.
+  virtual void* allocate(int index, int64_t bytes) = 0;
+  virtual void release(int index, void* data) noexcept = 0;
+  virtual void fill_zero(int index, Stream stream, void* data, int64_t bytes) = 0;
+  /// Copies between host and this device, or within it; ordered on `stream`.
+  virtual void copy_in(int index, Stream stream, void* to, const void* host, int64_t bytes) = 0;
+  virtual void copy_out(int index, Stream stream, void* host, const void* from, int64_t bytes) = 0;
+  virtual void copy_within(int index, Stream stream, void* to, const void* from, int64_t bytes) = 0;
+  virtual Stream create_stream(int index) = 0;
+  virtual void destroy_stream(int index, Stream stream) noexcept = 0;
+  virtual void synchronize(int index, Stream stream) = 0;
+};
+
+/// The backend of a device kind; lives as long as the program.
+Backend& backend_for(DeviceKind kind);
+
+namespace detail {
+Backend& cpu_backend();
+Backend& cuda_backend();
+}  // namespace detail
+
+}  // namespace gmamba
