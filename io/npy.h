@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+/// NumPy .npy files, version 1.0: rows streamed out, the shape patched into the header at the end.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "libmamba/core/dtype.h"
+#include "libmamba/core/file.h"
+#include "libmamba/core/tensor.h"
+
+namespace gmamba {
+
+/// (rows, columns) of f32 or f16; appears whole at commit().
+class NpyWriter {
+ public:
+  NpyWriter(const std::filesystem::path& path, int64_t columns, DType dtype);
+  void add_row(std::span<const float> row);
+  int64_t rows() const { return rows_; }
+  void commit();
+
+ private:
+  AtomicFile file_;
+  int64_t columns_;
+  DType dtype_;
+  int64_t rows_ = 0;
+};
+
+/// A whole array read back; refuses pickles, structured and big-endian types, and sizes that do not
+/// agree with the file. Types f32, f64, i64, i32, u8.
+struct NpyArray {
+  Tensor values;  // on the CPU
+};
+NpyArray read_npy(const std::filesystem::path& path);
+
+}  // namespace gmamba
