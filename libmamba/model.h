@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A causal Mamba over DNA: embedding, a stack of Mamba blocks, final norm, heads. Forward reads a
+/// segment and carries the state; backward walks the same segment back and hands the state's
+/// gradient on. A sequence of any length is a loop over segments.
+///
+///   Model model = ...;  SequenceState state(model.config(), 1, ctx.device());
+///   for each segment:  model.forward(ctx, tokens, state, hidden);   // state moves along
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "libmamba/config.h"
+#include "libmamba/core/context.h"
+#include "libmamba/core/vocabulary.h"
+#include "libmamba/parameters.h"
+#include "libmamba/state.h"
+
+namespace gmamba {
+
+/// What one block keeps of its forward pass; views into the context's arena.
+struct BlockSaved {
+  TensorView residual;  // (M, D) fp32 input of the norm
+  TensorView rstd;      // (M)
+  TensorView xz;        // (M, 2E) in_proj output
+  TensorView x_dbl;     // (M, R+2N) x_proj output
+  TensorView states;    // scan states
+};
+
+/// What a forward pass over one segment keeps for its backward pass.
+struct ForwardSaved {
+  std::vector<BlockSaved> blocks;
+  TensorView residual;  // (M, D) input of the final norm
+  TensorView rstd;      // (M)
+};
+
+class Model {
+ public:
+  /// Parameters are zero; fill them by `initialize` or from a folder.
+  Model(ModelConfig config, Device device);
+
+  const ModelConfig& config() const { return config_; }
+  /// The names and tokens that the model reads.
+  const Vocabulary& vocabulary() const { return vocabulary_; }
+  void set_vocabulary(Vocabulary vocabulary) { vocabulary_ = std::move(vocabulary); }
+  ParameterBuffer& parameters() { return values_; }
+  const ParameterBuffer& parameters() const { return values_; }
+
+  /// Reads a segment: tokens (B, L) uint8, hidden (B, L, D) after the final norm; `state` is
+  /// replaced by the state after it. `layer` k >= 0 gives the residual stream after block k
+  /// instead, without a norm (-1: after the final norm). L may be 0.
+  void forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
+               int layer = -1) const;
+
+  /// The same, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
+  /// enclosing scope ends).
+  void forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
+                      ForwardSaved& saved) const;
+
+  /// Adds the gradients of all backbone parameters to `gradients`. `state_in` is the state before
+  /// the segment; `dstate` holds the gradient of the state after it and is replaced by the gradient
+  /// of the state before it. dhidden (B, L, D).
+  void backward(Context& ctx, ConstTensorView tokens, const SequenceState& state_in,
+                const ForwardSaved& saved, ConstTensorView dhidden, SequenceState& dstate,
+                ParameterBuffer& gradients) const;
+
+  /// LM head: hidden (M, D) -> logits (M, V) fp32.
+  void logits(Context& ctx, ConstTensorView hidden, TensorView logits) const;
+  /// dhidden = dlogits W; adds to the head's (or the tied embedding's) gradient.
+  void logits_backward(Context& ctx, ConstTensorView dlogits, ConstTensorView hidden,
+                       TensorView dhidden, ParameterBuffer& gradients) const;
+
+  /// Task head: pooled (B, D) -> scores (B, labels). Throws kUsage when the model has no task.
+  void scores(Context& ctx, ConstTensorView pooled, TensorView scores) const;
+  void scores_backward(Context& ctx, ConstTensorView dscores, ConstTensorView pooled,
+                       TensorView dpooled, ParameterBuffer& gradients) const;
+
+ private:
+  void run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden, int layer,
+           ForwardSaved* saved) const;
+
+  ModelConfig config_;
+  Vocabulary vocabulary_;
+  ParameterBuffer values_;
+};
+
+/// A model of the same backbone with a task head: labels, pooling. Backbone values are copied, the
+/// head is freshly initialised by `seed`.
+Model with_task(const Model& model, TaskKind task, std::vector<std::string> labels, PoolMode pool,
+                uint64_t seed);
+
+}  // namespace gmamba
