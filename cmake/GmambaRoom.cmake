@@ -11,7 +11,8 @@ check_pie_supported()
 function(gmamba_warnings target)
   target_compile_options(${target} PRIVATE
     $<$<COMPILE_LANGUAGE:CXX>:-Wall -Wextra -Wshadow -Wconversion -Werror -fstack-protector-strong
-                              -fno-math-errno -fno-trapping-math>
+                              -fno-math-errno -fno-trapping-math
+                              -Wno-missing-field-initializers>  # argument structs have defaults
     # GCC 12 reports false overlaps inside std::string (bug 105329)
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict>)
   # a Release build keeps the library's own range checks; the optimiser removes most of their cost

@@ -16,8 +16,9 @@ enum class GradMode { kOverwrite, kAccumulate };
 void linear_forward(Context& ctx, ConstTensorView x, ConstTensorView weight, ConstTensorView bias,
                     TensorView y);
 
-/// dx = dy W.
-void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView weight, TensorView dx);
+/// dx (+)= dy W.
+void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView weight, TensorView dx,
+                           GradMode mode = GradMode::kOverwrite);
 
 /// dweight (+)= dy^T x and, when dbias is not empty, dbias (+)= column sums of dy.
 void linear_backward_weight(Context& ctx, ConstTensorView dy, ConstTensorView x, TensorView dweight,

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/decay_rates.h"
+
+#include <cmath>
+
+namespace gmamba {
+namespace {
+
+void check(const Context& ctx, ConstTensorView a, ConstTensorView b, const char* name) {
+  require(a.shape() == b.shape(), ErrorKind::kShape, name, ": ", to_string(a.shape()), " and ",
+          to_string(b.shape()), " differ");
+  require(ctx.device().is_cpu(), ErrorKind::kUnsupported, name,
+          ": this build of gmamba has no CUDA support; run on --device cpu");
+}
+
+}  // namespace
+
+void decay_rates_forward(Context& ctx, ConstTensorView A_log, TensorView A) {
+  check(ctx, A_log, A, "decay_rates_forward");
+  const auto in = A_log.flat<const float>();
+  const auto out = A.flat<float>();
+  for (size_t i = 0; i < in.size(); ++i) out[i] = -std::exp(in[i]);
+}
+
+void decay_rates_backward(Context& ctx, ConstTensorView dA, ConstTensorView A, TensorView dA_log) {
+  check(ctx, dA, A, "decay_rates_backward");
+  check(ctx, dA, dA_log, "decay_rates_backward");
+  const auto gradient = dA.flat<const float>();
+  const auto rate = A.flat<const float>();
+  const auto out = dA_log.flat<float>();
+  for (size_t i = 0; i < out.size(); ++i) out[i] += gradient[i] * rate[i];
+}
+
+}  // namespace gmamba

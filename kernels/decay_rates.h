@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The decay rates of the scan and their gradient: A = -exp(A_log), dA_log += dA * A.
+/// Shapes  all (E, N) fp32
+#pragma once
+
+#include "libmamba/core/context.h"
+
+namespace gmamba {
+
+void decay_rates_forward(Context& ctx, ConstTensorView A_log, TensorView A);
+
+/// Adds to dA_log.
+void decay_rates_backward(Context& ctx, ConstTensorView dA, ConstTensorView A, TensorView dA_log);
+
+}  // namespace gmamba

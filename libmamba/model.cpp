@@ -1,0 +1,380 @@
+// SPDX-License-Identifier: Apache-2.0
+/// One Mamba block, forward:                        backward, read upwards:
+///   residual += branch of the block before           dresidual flows straight through
+///   u     = rms_norm(residual)                       du -> dresidual
+///   xz    = u W_in^T              (x | z)            dxz -> du, dW_in
+///   x'    = silu(conv(x))                            dx' -> dx
+///   x_dbl = x' W_x^T              (dt | B | C)       dx_dbl -> dx', dW_x
+///   delta = dt W_dt^T                                ddelta -> dx_dbl, dW_dt
+///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
+///   branch = y W_out^T                               dbranch -> dy, dW_out
+/// Kept for the backward pass: residual, rstd, xz, x_dbl and the scan's states; u, x', delta and y
+/// are cheap to compute again and are.
+#include "libmamba/model.h"
+
+#include <optional>
+#include <utility>
+
+#include "kernels/conv1d.h"
+#include "kernels/decay_rates.h"
+#include "kernels/embedding.h"
+#include "kernels/linear.h"
+#include "kernels/rms_norm.h"
+#include "kernels/selective_scan.h"
+
+namespace gmamba {
+namespace {
+
+/// The parameters of one block, or their gradients (`View` is ConstTensorView or TensorView).
+template <class View>
+struct BlockParameters {
+  View norm, in_proj, in_bias, conv, conv_bias, x_proj, dt_proj, dt_bias, A_log, D, out_proj,
+      out_bias;
+};
+
+template <class View, class Buffer>
+BlockParameters<View> block_parameters(Buffer& buffer, const ModelConfig& config, int64_t layer) {
+  const std::string prefix = concat("backbone.layers.", layer, ".");
+  const auto get = [&](const char* name) -> View { return buffer.view(prefix + name); };
+  BlockParameters<View> p;
+  p.norm = get("norm.weight");
+  p.in_proj = get("mixer.in_proj.weight");
+  p.conv = get("mixer.conv1d.weight").reshape({config.d_inner(), config.d_conv});
+  p.x_proj = get("mixer.x_proj.weight");
+  p.dt_proj = get("mixer.dt_proj.weight");
+  p.dt_bias = get("mixer.dt_proj.bias");
+  p.A_log = get("mixer.A_log");
+  p.D = get("mixer.D");
+  p.out_proj = get("mixer.out_proj.weight");
+  if (config.use_bias) {
+    p.in_bias = get("mixer.in_proj.bias");
+    p.out_bias = get("mixer.out_proj.bias");
+  }
+  if (config.use_conv_bias) {
+    p.conv_bias = get("mixer.conv1d.bias");
+  }
+  return p;
+}
+
+/// Sizes of a segment and the views that name the parts of a block's projections.
+struct Extents {
+  int64_t batch, length, rows, d_model, d_inner, d_state, d_conv, dt_rank;
+
+  Extents(const ModelConfig& c, int64_t batch_, int64_t length_)
+      : batch(batch_),
+        length(length_),
+        rows(batch_ * length_),
+        d_model(c.d_model),
+        d_inner(c.d_inner()),
+        d_state(c.d_state),
+        d_conv(c.d_conv),
+        dt_rank(c.dt_rank) {}
+
+  template <class View>
+  View sequence(const View& flat) const {  // (M, W) -> (B, L, W)
+    return flat.reshape({batch, length, flat.dim(-1)});
+  }
+  template <class View>
+  View x(const View& xz) const {  // (B, L, E)
+    return sequence(xz).slice(2, 0, d_inner);
+  }
+  template <class View>
+  View z(const View& xz) const {  // (B, L, E)
+    return sequence(xz).slice(2, d_inner, 2 * d_inner);
+  }
+  template <class View>
+  View dt(const View& x_dbl) const {  // (M, R)
+    return x_dbl.slice(1, 0, dt_rank);
+  }
+  template <class View>
+  View B(const View& x_dbl) const {  // (B, L, N)
+    return sequence(x_dbl).slice(2, dt_rank, dt_rank + d_state);
+  }
+  template <class View>
+  View C(const View& x_dbl) const {  // (B, L, N)
+    return sequence(x_dbl).slice(2, dt_rank + d_state, dt_rank + 2 * d_state);
+  }
+};
+
+void run_conv(Context& ctx, const Extents& e, const BlockParameters<ConstTensorView>& p,
+              ConstTensorView xz, ConstTensorView tail_in, TensorView conv_out,
+              TensorView tail_out) {
+  conv1d_forward(ctx, {.x = e.x(xz),
+                       .weight = p.conv,
+                       .bias = p.conv_bias,
+                       .tail_in = tail_in,
+                       .y = e.sequence(conv_out),
+                       .tail_out = tail_out});
+}
+
+}  // namespace
+
+Model::Model(ModelConfig config, Device device)
+    : config_((config.validate(), std::move(config))),
+      vocabulary_(Vocabulary::characters()),
+      values_(std::make_shared<const ParameterLayout>(config_), device) {}
+
+void Model::forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
+                    int layer) const {
+  run(ctx, tokens, state, hidden, layer, nullptr);
+}
+
+void Model::forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state,
+                           TensorView hidden, ForwardSaved& saved) const {
+  run(ctx, tokens, state, hidden, -1, &saved);
+}
+
+void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
+                int layer, ForwardSaved* saved) const {
+  require(tokens.rank == 2 && hidden.rank == 3 && hidden.dim(0) == tokens.dim(0) &&
+              hidden.dim(1) == tokens.dim(1) && hidden.dim(2) == config_.d_model,
+          ErrorKind::kShape, "model: tokens ", to_string(tokens.shape()), " need hidden (B, L, ",
+          config_.d_model, "), found ", to_string(hidden.shape()));
+  require(state.batch() == tokens.dim(0) && state.n_layers() == config_.n_layers, ErrorKind::kShape,
+          "model: the state is for batch ", state.batch(), " and ", state.n_layers(),
+          " layers, the tokens have batch ", tokens.dim(0), " and the model ", config_.n_layers,
+          " layers");
+  require(layer >= -1 && layer < config_.n_layers, ErrorKind::kUsage, "layer ", layer,
+          " does not exist; the model has layers 0 to ", config_.n_layers - 1,
+          " and -1 for the output of the final norm");
+  const Extents e(config_, tokens.dim(0), tokens.dim(1));
+  if (e.rows == 0) {
+    if (saved != nullptr) saved->blocks.clear();
+    return;
+  }
+
+  Arena& arena = ctx.arena();
+  const Shape stream_shape = {e.rows, e.d_model};
+  // what must outlive this call is taken before the scope that frees the rest
+  if (saved != nullptr) {
+    saved->blocks.resize(static_cast<size_t>(config_.n_layers));
+    for (BlockSaved& block : saved->blocks) {
+      block.residual = arena.f32(stream_shape);
+      block.rstd = arena.f32({e.rows});
+      block.xz = arena.f32({e.rows, 2 * e.d_inner});
+      block.x_dbl = arena.f32({e.rows, e.dt_rank + 2 * e.d_state});
+      block.states = arena.f32({e.batch, scan_saved_states(e.length), e.d_inner, e.d_state});
+    }
+    saved->residual = arena.f32(stream_shape);
+    saved->rstd = arena.f32({e.rows});
+  }
+  const Arena::Scope scope(arena);
+  TensorView residual = arena.f32(stream_shape);
+  const TensorView branch = arena.f32(stream_shape);
+  const TensorView u = arena.f32(stream_shape);
+  const TensorView xz_scratch = arena.f32({e.rows, 2 * e.d_inner});
+  const TensorView x_dbl_scratch = arena.f32({e.rows, e.dt_rank + 2 * e.d_state});
+  const TensorView conv_out = arena.f32({e.rows, e.d_inner});
+  const TensorView delta = arena.f32({e.rows, e.d_inner});
+  const TensorView y = arena.f32({e.rows, e.d_inner});
+  const TensorView A = arena.f32({e.d_inner, e.d_state});
+  const TensorView tail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
+  const TensorView ssm = arena.f32({e.batch, e.d_inner, e.d_state});
+
+  embedding_forward(ctx, tokens.reshape({e.rows}), values_.view("backbone.embeddings.weight"),
+                    residual);
+  const int64_t last = layer < 0 ? config_.n_layers : layer + 1;
+  for (int64_t i = 0; i < last; ++i) {
+    const auto p = block_parameters<ConstTensorView>(values_, config_, i);
+    BlockSaved* keep = saved != nullptr ? &saved->blocks[static_cast<size_t>(i)] : nullptr;
+    rms_norm_forward(ctx, {.residual = residual,
+                           .branch = i == 0 ? ConstTensorView{} : ConstTensorView(branch),
+                           .weight = p.norm,
+                           .epsilon = static_cast<float>(config_.norm_epsilon),
+                           .y = u,
+                           .rstd = keep != nullptr ? keep->rstd : TensorView{}});
+    if (keep != nullptr) ctx.copy(residual, keep->residual);
+    const TensorView xz = keep != nullptr ? keep->xz : xz_scratch;
+    const TensorView x_dbl = keep != nullptr ? keep->x_dbl : x_dbl_scratch;
+    linear_forward(ctx, u, p.in_proj, p.in_bias, xz);
+    run_conv(ctx, e, p, xz, state.conv(i), conv_out, tail);
+    linear_forward(ctx, conv_out, p.x_proj, {}, x_dbl);
+    linear_forward(ctx, e.dt(x_dbl), p.dt_proj, {}, delta);
+    decay_rates_forward(ctx, p.A_log, A);
+    selective_scan_forward(ctx, {.u = e.sequence(conv_out),
+                                 .delta = e.sequence(delta),
+                                 .A = A,
+                                 .B = e.B(x_dbl),
+                                 .C = e.C(x_dbl),
+                                 .D = p.D,
+                                 .z = e.z(xz),
+                                 .delta_bias = p.dt_bias,
+                                 .state_in = state.ssm(i),
+                                 .y = e.sequence(y),
+                                 .state_out = ssm,
+                                 .saved_states = keep != nullptr ? keep->states : TensorView{}});
+    linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
+    ctx.copy(tail, state.conv(i));
+    ctx.copy(ssm, state.ssm(i));
+  }
+  const TensorView out = hidden.reshape(stream_shape);
+  rms_norm_forward(ctx, {.residual = residual,
+                         .branch = branch,
+                         .weight = values_.view("backbone.norm_f.weight"),
+                         .epsilon = static_cast<float>(config_.norm_epsilon),
+                         .y = out,
+                         .rstd = saved != nullptr ? saved->rstd : TensorView{}});
+  if (layer >= 0) ctx.copy(residual, out);
+  if (saved != nullptr) ctx.copy(residual, saved->residual);
+}
+
+void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& state_in,
+                     const ForwardSaved& saved, ConstTensorView dhidden, SequenceState& dstate,
+                     ParameterBuffer& gradients) const {
+  const Extents e(config_, tokens.dim(0), tokens.dim(1));
+  if (e.rows == 0) {
+    return;  // the gradient of the state passes unchanged
+  }
+  Arena& arena = ctx.arena();
+  const Arena::Scope scope(arena);
+  const Shape stream_shape = {e.rows, e.d_model};
+  const TensorView dresidual = arena.f32(stream_shape);
+  const TensorView u = arena.f32(stream_shape);
+  const TensorView du = arena.f32(stream_shape);
+  const TensorView dxz = arena.f32({e.rows, 2 * e.d_inner});
+  const TensorView dx_dbl = arena.f32({e.rows, e.dt_rank + 2 * e.d_state});
+  const TensorView conv_out = arena.f32({e.rows, e.d_inner});
+  const TensorView delta = arena.f32({e.rows, e.d_inner});
+  const TensorView ddelta = arena.f32({e.rows, e.d_inner});
+  const TensorView y = arena.f32({e.rows, e.d_inner});
+  const TensorView dy = arena.f32({e.rows, e.d_inner});
+  const TensorView dconv = arena.f32({e.rows, e.d_inner});
+  const TensorView A = arena.f32({e.d_inner, e.d_state});
+  const TensorView dA = arena.f32({e.d_inner, e.d_state});
+  const TensorView dtail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
+  const TensorView dssm = arena.f32({e.batch, e.d_inner, e.d_state});
+
+  ctx.fill_zero(dresidual);
+  rms_norm_backward(ctx, {.dy = dhidden.reshape(stream_shape),
+                          .residual = saved.residual,
+                          .rstd = saved.rstd,
+                          .weight = values_.view("backbone.norm_f.weight"),
+                          .dresidual = dresidual,
+                          .dweight = gradients.view("backbone.norm_f.weight")});
+  for (int64_t i = config_.n_layers - 1; i >= 0; --i) {
+    const auto p = block_parameters<ConstTensorView>(values_, config_, i);
+    const auto g = block_parameters<TensorView>(gradients, config_, i);
+    const BlockSaved& keep = saved.blocks[static_cast<size_t>(i)];
+
+    // what the forward pass did not keep; the outgoing tail is not needed again
+    run_conv(ctx, e, p, keep.xz, state_in.conv(i), conv_out, {});
+    linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
+    decay_rates_forward(ctx, p.A_log, A);
+
+    // dresidual is the gradient of branch too
+    linear_backward_input(ctx, dresidual, p.out_proj, dy);
+    ctx.fill_zero(dA);
+    selective_scan_backward(ctx, {.dy = e.sequence(dy),
+                                  .dstate_out = dstate.ssm(i),
+                                  .u = e.sequence(conv_out),
+                                  .delta = e.sequence(delta),
+                                  .A = A,
+                                  .B = e.B(keep.x_dbl),
+                                  .C = e.C(keep.x_dbl),
+                                  .D = p.D,
+                                  .z = e.z(keep.xz),
+                                  .delta_bias = p.dt_bias,
+                                  .saved_states = keep.states,
+                                  .du = e.sequence(dconv),
+                                  .ddelta = e.sequence(ddelta),
+                                  .dB = e.B(dx_dbl),
+                                  .dC = e.C(dx_dbl),
+                                  .dz = e.z(dxz),
+                                  .y = e.sequence(y),
+                                  .dstate_in = dssm,
+                                  .dA = dA,
+                                  .dD = g.D,
+                                  .ddelta_bias = g.dt_bias,
+                                  .mode = GradMode::kAccumulate});
+    decay_rates_backward(ctx, dA, A, g.A_log);
+    linear_backward_weight(ctx, dresidual, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
+    linear_backward_weight(ctx, ddelta, e.dt(keep.x_dbl), g.dt_proj, {}, GradMode::kAccumulate);
+    linear_backward_input(ctx, ddelta, p.dt_proj, e.dt(dx_dbl));
+    linear_backward_weight(ctx, dx_dbl, conv_out, g.x_proj, {}, GradMode::kAccumulate);
+    linear_backward_input(ctx, dx_dbl, p.x_proj, dconv, GradMode::kAccumulate);
+    conv1d_backward(ctx, {.dy = e.sequence(dconv),
+                          .dtail_out = dstate.conv(i),
+                          .x = e.x(keep.xz),
+                          .weight = p.conv,
+                          .bias = p.conv_bias,
+                          .tail_in = state_in.conv(i),
+                          .dx = e.x(dxz),
+                          .dtail_in = dtail,
+                          .dweight = g.conv,
+                          .dbias = g.conv_bias,
+                          .mode = GradMode::kAccumulate});
+    rms_norm_forward(ctx, {.residual = keep.residual,
+                           .weight = p.norm,
+                           .epsilon = static_cast<float>(config_.norm_epsilon),
+                           .y = u});
+    linear_backward_weight(ctx, dxz, u, g.in_proj, g.in_bias, GradMode::kAccumulate);
+    linear_backward_input(ctx, dxz, p.in_proj, du);
+    rms_norm_backward(ctx, {.dy = du,
+                            .residual = keep.residual,
+                            .rstd = keep.rstd,
+                            .weight = p.norm,
+                            .dresidual = dresidual,
+                            .dweight = g.norm});
+    ctx.copy(dtail, dstate.conv(i));
+    ctx.copy(dssm, dstate.ssm(i));
+  }
+  embedding_backward(ctx, tokens.reshape({e.rows}), dresidual,
+                     gradients.view("backbone.embeddings.weight"), GradMode::kAccumulate);
+}
+
+namespace {
+
+const char* lm_head_name(const ModelConfig& config) {
+  return config.tie_embeddings ? "backbone.embeddings.weight" : "lm_head.weight";
+}
+
+void require_task(const ModelConfig& config) {
+  require(config.task != TaskKind::kNone, ErrorKind::kUsage,
+          "the model has no classification head; make one with 'gmamba finetune'");
+}
+
+}  // namespace
+
+void Model::logits(Context& ctx, ConstTensorView hidden, TensorView logits) const {
+  linear_forward(ctx, hidden, values_.view(lm_head_name(config_)), {}, logits);
+}
+
+void Model::logits_backward(Context& ctx, ConstTensorView dlogits, ConstTensorView hidden,
+                            TensorView dhidden, ParameterBuffer& gradients) const {
+  linear_backward_weight(ctx, dlogits, hidden, gradients.view(lm_head_name(config_)), {},
+                         GradMode::kAccumulate);
+  linear_backward_input(ctx, dlogits, values_.view(lm_head_name(config_)), dhidden);
+}
+
+void Model::scores(Context& ctx, ConstTensorView pooled, TensorView scores) const {
+  require_task(config_);
+  linear_forward(ctx, pooled, values_.view("score.weight"), {}, scores);
+}
+
+void Model::scores_backward(Context& ctx, ConstTensorView dscores, ConstTensorView pooled,
+                            TensorView dpooled, ParameterBuffer& gradients) const {
+  require_task(config_);
+  linear_backward_weight(ctx, dscores, pooled, gradients.view("score.weight"), {},
+                         GradMode::kAccumulate);
+  linear_backward_input(ctx, dscores, values_.view("score.weight"), dpooled);
+}
+
+Model with_task(const Model& model, TaskKind task, std::vector<std::string> labels, PoolMode pool,
+                uint64_t seed) {
+  ModelConfig config = model.config();
+  config.task = task;
+  config.labels = std::move(labels);
+  config.pool = pool;
+  Model tasked(config, Device{});
+  tasked.set_vocabulary(model.vocabulary());
+  initialize(tasked.parameters(), config, seed);
+  for (const ParameterInfo& info : model.parameters().layout().all()) {
+    if (info.name == "score.weight") continue;
+    const TensorView to = tasked.parameters().view(info.name);
+    Context host;
+    host.copy(model.parameters().view(info.name), to);
+  }
+  return tasked;
+}
+
+}  // namespace gmamba

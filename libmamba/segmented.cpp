@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libmamba/segmented.h"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "kernels/cross_entropy.h"
+#include "libmamba/core/parallel.h"
+
+namespace gmamba {
+
+LossTotals& LossTotals::operator+=(const LossTotals& other) {
+  loss += other.loss;
+  weight += other.weight;
+  correct += other.correct;
+  count += other.count;
+  return *this;
+}
+
+std::vector<int64_t> valid_in_segment(const std::vector<int64_t>& lengths, int64_t offset,
+                                      int64_t length) {
+  std::vector<int64_t> valid;
+  valid.reserve(lengths.size());
+  for (const int64_t whole : lengths) {
+    valid.push_back(std::clamp<int64_t>(whole - offset, 0, length));
+  }
+  return valid;
+}
+
+namespace {
+
+/// Columns [begin, end) of tokens (B, L) as a contiguous (B, S) view; copied only when B > 1.
+TensorView segment_tokens(Context& ctx, ConstTensorView tokens, int64_t begin, int64_t end) {
+  const int64_t batch = tokens.dim(0);
+  const TensorView out = ctx.arena().tensor(tokens.dtype, {batch, end - begin});
+  for (int64_t b = 0; b < batch; ++b) {
+    ctx.copy(tokens.slice(0, b, b + 1).slice(1, begin, end).reshape({end - begin}),
+             out.slice(0, b, b + 1).reshape({end - begin}));
+  }
+  return out;
+}
+
+}  // namespace
+
+void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens, int64_t segment,
+                        SegmentLoss& loss, ParameterBuffer& gradients, bool backbone,
+                        const SequenceState* start) {
+  require(tokens.rank == 2, ErrorKind::kShape, "segmented_gradient: tokens must be (B, L), found ",
+          to_string(tokens.shape()));
+  require(segment >= 1, ErrorKind::kUsage, "--segment must be at least 1, found ", segment);
+  const int64_t batch = tokens.dim(0);
+  const int64_t length = tokens.dim(1);
+  const int64_t d_model = model.config().d_model;
+  const int64_t count = pieces(length, segment);
+  const auto border = [&](int64_t i) { return std::min(length, i * segment); };
+  SequenceState state =
+      start != nullptr ? start->clone() : SequenceState(model.config(), batch, ctx.device());
+
+  // one segment is read once, keeping everything; several are read twice
+  const bool once = count <= 1 && backbone;
+  std::vector<SequenceState> borders;
+  if (!once) {
+    for (int64_t i = 0; i < count; ++i) {
+      borders.push_back(state.clone());
+      const bool needed = loss.needs_whole_sequence() || i + 1 < count;
+      if (!needed) break;
+      const Arena::Scope scope(ctx.arena());
+      const TensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
+      const TensorView hidden = ctx.arena().f32({batch, piece.dim(1), d_model});
+      model.forward(ctx, piece, state, hidden);
+      if (loss.needs_whole_sequence()) loss.observe(ctx, border(i), hidden);
+    }
+    loss.finish_observing(ctx);
+    if (!backbone && loss.needs_whole_sequence()) return;  // the head's gradient is complete
+  }
+
+  SequenceState dstate(model.config(), batch, ctx.device());
+  for (int64_t i = count - 1; i >= 0; --i) {
+    const Arena::Scope scope(ctx.arena());
+    const TensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
+    const Shape shape = {batch, piece.dim(1), d_model};
+    const TensorView hidden = ctx.arena().f32(shape);
+    const TensorView dhidden = ctx.arena().f32(shape);
+    const SequenceState before = once ? state.clone() : std::move(borders.back());
+    if (!once) borders.pop_back();
+    SequenceState after = before.clone();
+    if (!backbone) {
+      model.forward(ctx, piece, after, hidden);
+      loss.gradient(ctx, border(i), hidden, dhidden);
+      continue;
+    }
+    ForwardSaved saved;
+    model.forward_saving(ctx, piece, after, hidden, saved);
+    if (once && loss.needs_whole_sequence()) {
+      loss.observe(ctx, 0, hidden);
+      loss.finish_observing(ctx);
+    }
+    loss.gradient(ctx, border(i), hidden, dhidden);
+    model.backward(ctx, piece, before, saved, dhidden, dstate, gradients);
+  }
+}
+
+LanguageModelLoss::LanguageModelLoss(Context& ctx, const Model& model, ConstTensorView targets,
+                                     ConstTensorView weights, float scale,
+                                     ParameterBuffer& gradients)
+    : model_(model),
+      targets_(targets),
+      weights_(weights),
+      scale_(scale),
+      gradients_(gradients),
+      totals_(ctx.make(DType::kF64, {4})) {}
+
+void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView hidden,
+                                 TensorView dhidden) {
+  const Arena::Scope scope(ctx.arena());
+  const int64_t end = offset + hidden.dim(1);
+  const int64_t rows = hidden.dim(0) * hidden.dim(1);
+  const int64_t vocab = model_.config().vocab_size;
+  const TensorView targets = segment_tokens(ctx, targets_, offset, end);
+  const TensorView logits = ctx.arena().f32({rows, vocab});
+  const TensorView dlogits = ctx.arena().f32({rows, vocab});
+  const ConstTensorView flat = hidden.reshape({rows, hidden.dim(2)});
+  model_.logits(ctx, flat, logits);
+  ConstTensorView weights;
+  if (!weights_.empty()) weights = segment_tokens(ctx, weights_, offset, end).reshape({rows});
+  cross_entropy(ctx, {.logits = logits,
+                      .targets = targets.reshape({rows}),
+                      .weights = weights,
+                      .scale = scale_,
+                      .dlogits = dlogits,
+                      .totals = totals_});
+  model_.logits_backward(ctx, dlogits, flat, dhidden.reshape({rows, hidden.dim(2)}), gradients_);
+}
+
+LossTotals LanguageModelLoss::totals(Context& ctx) const {
+  std::array<double, 4> values{};
+  ctx.download(totals_, host_view(values.data(), {4}));
+  return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
+}
+
+SequenceLoss::SequenceLoss(Context& ctx, const Model& model, std::vector<int64_t> lengths,
+                           std::vector<int32_t> classes, std::vector<float> values, float scale,
+                           ParameterBuffer& gradients)
+    : model_(model),
+      lengths_(std::move(lengths)),
+      classes_(std::move(classes)),
+      values_(std::move(values)),
+      scale_(scale),
+      gradients_(gradients) {
+  const auto batch = static_cast<int64_t>(lengths_.size());
+  const Shape shape = {batch, model.config().d_model};
+  device_lengths_ = ctx.make(DType::kI64, {batch});
+  accumulator_ = ctx.make(DType::kF64, shape);
+  position_ = ctx.make(DType::kI64, shape);
+  dpooled_ = ctx.make(DType::kF32, shape);
+  ctx.upload(host_view(std::as_const(lengths_).data(), {batch}), device_lengths_);
+}
+
+void SequenceLoss::observe(Context& ctx, int64_t offset, ConstTensorView hidden) {
+  const Arena::Scope scope(ctx.arena());
+  const auto batch = static_cast<int64_t>(lengths_.size());
+  const std::vector<int64_t> valid = valid_in_segment(lengths_, offset, hidden.dim(1));
+  const TensorView device_valid = ctx.arena().tensor(DType::kI64, {batch});
+  ctx.upload(host_view(valid.data(), {batch}), device_valid);
+  pool_update(ctx, {.mode = model_.config().pool,
+                    .hidden = hidden,
+                    .valid = device_valid,
+                    .offset = offset,
+                    .accumulator = accumulator_,
+                    .position = position_});
+}
+
+void SequenceLoss::finish_observing(Context& ctx) {
+  const Arena::Scope scope(ctx.arena());
+  const ModelConfig& config = model_.config();
+  const auto batch = static_cast<int64_t>(lengths_.size());
+  const bool classify = config.task == TaskKind::kClassification;
+  const int64_t labels = classify ? static_cast<int64_t>(config.labels.size()) : 1;
+  const TensorView pooled = ctx.arena().f32({batch, config.d_model});
+  const TensorView scores = ctx.arena().f32({batch, labels});
+  const TensorView dscores = ctx.arena().f32({batch, labels});
+  pool_finish(ctx, config.pool, accumulator_, device_lengths_, pooled);
+  model_.scores(ctx, pooled, scores);
+  scores_.resize(static_cast<size_t>(batch * labels));
+  ctx.download(scores, host_view(scores_.data(), {batch, labels}));
+  if (classify) {
+    const TensorView targets = ctx.arena().tensor(DType::kI32, {batch});
+    const TensorView totals = ctx.arena().zeros(DType::kF64, {4}, ctx.stream());
+    ctx.upload(host_view(std::as_const(classes_).data(), {batch}), targets);
+    cross_entropy(ctx, {.logits = scores,
+                        .targets = targets,
+                        .scale = scale_,
+                        .dlogits = dscores,
+                        .totals = totals});
+    std::array<double, 4> values{};
+    ctx.download(totals, host_view(values.data(), {4}));
+    totals_ = {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
+  } else {
+    std::vector<float> gradient(static_cast<size_t>(batch));
+    for (size_t b = 0; b < gradient.size(); ++b) {
+      const float error = scores_[b] - values_[b];
+      totals_.loss += static_cast<double>(error) * error;
+      gradient[b] = 2 * error * scale_;
+    }
+    totals_.weight = static_cast<double>(batch);
+    totals_.count = batch;
+    ctx.upload(host_view(std::as_const(gradient).data(), {batch, 1}), dscores);
+  }
+  model_.scores_backward(ctx, dscores, pooled, dpooled_, gradients_);
+}
+
+void SequenceLoss::gradient(Context& ctx, int64_t offset, ConstTensorView, TensorView dhidden) {
+  pool_backward(ctx, {.mode = model_.config().pool,
+                      .dpooled = dpooled_,
+                      .lengths = device_lengths_,
+                      .position = position_,
+                      .offset = offset,
+                      .dhidden = dhidden});
+}
+
+}  // namespace gmamba
