@@ -48,7 +48,8 @@ struct ModelConfig {
   int64_t d_inner() const { return expand * d_model; }  ///< E
   static int64_t auto_dt_rank(int64_t d_model) { return (d_model + 15) / 16; }
   /// Throws kInput naming the field when a size is out of range (all sizes at least 1 and at most
-  /// 2^24, N <= 64, K in 1..4, V <= 256) or the parameter count does not fit memory addressing.
+  /// 2^24, E too; layers at most 2^14, N <= 64, K in 1..4, V <= 256; token ids below V, -1 for
+  /// none), when task and labels do not fit, or when the parameters do not fit memory addressing.
   void validate() const;
 };
 

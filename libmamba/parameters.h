@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -43,6 +45,7 @@ class ParameterLayout {
 
  private:
   std::vector<ParameterInfo> all_;
+  std::map<std::string, int, std::less<>> index_;
   int64_t buffer_size_ = 0;
   int64_t decay_end_ = 0;
   int64_t count_ = 0;
@@ -68,6 +71,8 @@ class ParameterBuffer {
   ParameterBuffer clone() const;
 
  private:
+  ParameterBuffer(std::shared_ptr<const ParameterLayout> layout, Tensor data);
+
   std::shared_ptr<const ParameterLayout> layout_;
   Tensor data_;
 };

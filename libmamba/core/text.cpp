@@ -36,6 +36,11 @@ size_t utf8_length(std::string_view text) {
       return 0;
     }
   }
+  // overlong forms, surrogates, and code points past U+10FFFF
+  if ((lead == 0xE0 && byte(1) < 0xA0) || (lead == 0xED && byte(1) > 0x9F) ||
+      (lead == 0xF0 && byte(1) < 0x90) || (lead == 0xF4 && byte(1) > 0x8F)) {
+    return 0;
+  }
   return length;
 }
 
@@ -99,6 +104,15 @@ std::string printable(std::string_view name) {
     i += length;
   }
   return out;
+}
+
+bool is_utf8(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = utf8_length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
 }
 
 int64_t parse_int(std::string_view text, std::string_view what) {

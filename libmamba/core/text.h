@@ -13,6 +13,9 @@ namespace gmamba {
 /// bytes.
 std::string printable(std::string_view name);
 
+/// Well-formed UTF-8, as JSON asks for.
+bool is_utf8(std::string_view text);
+
 /// Whole-string parse; throws ErrorKind::kInput naming `what` on anything else, NaN or overflow.
 int64_t parse_int(std::string_view text, std::string_view what);
 double parse_double(std::string_view text, std::string_view what);

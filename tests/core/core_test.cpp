@@ -43,6 +43,15 @@ TEST(Text, MakesNamesSafe) {
   EXPECT_LT(printable(std::string(5000, 'x')).size(), 200u);
 }
 
+TEST(Text, KnowsWellFormedUtf8) {
+  EXPECT_TRUE(is_utf8(""));
+  EXPECT_TRUE(is_utf8("a \xc3\xa9 \xe2\x82\xac \xf0\x9f\xa7\xac"));
+  for (const char* bad : {"\xff", "\xc0\x80", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                          "\xc3", "\xe2\x82"}) {
+    EXPECT_FALSE(is_utf8(bad)) << printable(bad);
+  }
+}
+
 TEST(Text, FormatsForPeople) {
   EXPECT_EQ(format_count(1234567), "1,234,567");
   EXPECT_EQ(format_count(-12), "-12");
