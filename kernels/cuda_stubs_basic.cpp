@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Stand-ins for the CUDA bodies in a build without CUDA: each says that it is one.
+#include "kernels/cuda_basic.h"
+
+namespace gmamba::cuda {
+namespace {
+
+[[noreturn]] void refuse(const char* operation) {
+  fail(ErrorKind::kUnsupported, operation,
+       ": this build of gmamba has no CUDA support; run on --device cpu");
+}
+
+}  // namespace
+
+void linear_forward(Context&, ConstTensorView, ConstTensorView, ConstTensorView, TensorView) {
+  refuse("linear_forward");
+}
+void linear_backward_input(Context&, ConstTensorView, ConstTensorView, TensorView, GradMode) {
+  refuse("linear_backward_input");
+}
+void linear_backward_weight(Context&, ConstTensorView, ConstTensorView, TensorView, TensorView,
+                            GradMode) {
+  refuse("linear_backward_weight");
+}
+void rms_norm_forward(Context&, const RmsNormForward&) { refuse("rms_norm_forward"); }
+void rms_norm_backward(Context&, const RmsNormBackward&) { refuse("rms_norm_backward"); }
+void embedding_forward(Context&, ConstTensorView, ConstTensorView, TensorView) {
+  refuse("embedding_forward");
+}
+void embedding_backward(Context&, ConstTensorView, ConstTensorView, TensorView, GradMode) {
+  refuse("embedding_backward");
+}
+void cross_entropy(Context&, const CrossEntropy&) { refuse("cross_entropy"); }
+void adamw_step(Context&, const AdamW&) { refuse("adamw_step"); }
+void global_norm(Context&, ConstTensorView, TensorView) { refuse("global_norm"); }
+void pool_update(Context&, const PoolUpdate&) { refuse("pool_update"); }
+void pool_finish(Context&, PoolMode, ConstTensorView, ConstTensorView, TensorView) {
+  refuse("pool_finish");
+}
+void pool_backward(Context&, const PoolBackward&) { refuse("pool_backward"); }
+
+}  // namespace gmamba::cuda

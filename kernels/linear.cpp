@@ -1,0 +1,288 @@
+// SPDX-License-Identifier: Apache-2.0
+/// CPU body: tiles of the output, each one call of a single-threaded BLAS, spread over our threads.
+/// A tile of a few hundred rows reaches the rate of a whole matrix while it stays in cache, and the
+/// tiles depend on the shapes only, so that results have the same bits on any number of threads.
+#include "kernels/linear.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/checks.h"
+#include "kernels/cuda_basic.h"
+#include "kernels/partials.h"
+#include "libmamba/core/parallel.h"
+
+namespace gmamba {
+namespace {
+
+constexpr int64_t kRowTile = 256;  // rows of a tile that amortise packing the other matrix
+constexpr int64_t kSmallestRowTile = 64;
+constexpr int64_t kColumnTile = 128;  // columns below which a tile is no longer efficient
+constexpr int64_t kEnoughTiles = 8;   // tiles that keep the cores of usual machines busy
+constexpr int64_t kWorthSplitting = int64_t{1} << 20;  // multiply-adds
+constexpr int64_t kReductionRows = 1024;               // least rows that a partial product sums
+
+struct Tile {
+  int64_t rows;
+  int64_t columns;
+};
+
+int64_t round_up(int64_t value, int64_t step) { return pieces(value, step) * step; }
+
+/// Tile of an output of `rows` x `columns` whose elements are sums of `inner` products.
+Tile output_tile(int64_t rows, int64_t columns, int64_t inner) {
+  Tile tile{kRowTile, std::max<int64_t>(1, columns)};
+  if (pieces(rows, tile.rows) >= kEnoughTiles || rows * columns * inner <= kWorthSplitting) {
+    return tile;
+  }
+  const int64_t column_tiles = pieces(kEnoughTiles, pieces(rows, tile.rows));
+  tile.columns = std::max(kColumnTile, round_up(pieces(columns, column_tiles), kColumnTile));
+  const int64_t row_tiles = pieces(kEnoughTiles, pieces(columns, tile.columns));
+  tile.rows =
+      std::clamp(round_up(pieces(rows, row_tiles), kSmallestRowTile), kSmallestRowTile, kRowTile);
+  return tile;
+}
+
+/// OpenBLAS must stay on the calling thread: the tiles are already spread. Its OpenMP build keeps
+/// the number per calling thread, the others keep one for the process.
+void keep_blas_single_threaded() {
+  static thread_local const bool done = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
+  static_cast<void>(done);
+}
+
+int blas_int(int64_t value) {
+  require(value <= std::numeric_limits<int>::max(), ErrorKind::kUnsupported,
+          "linear: an extent or row stride of ", value, " is beyond what BLAS can address");
+  return static_cast<int>(value);
+}
+
+/// Distance between rows as BLAS wants it, also for single rows and empty matrices.
+template <class T>
+int leading(const View<T, 2>& matrix) {
+  const int64_t least = std::max<int64_t>(1, matrix.extent[1]);
+  return blas_int(matrix.extent[0] > 1 ? matrix.stride[0] : least);
+}
+
+/// Runs body(row, rows, column, columns) for every tile of an output.
+template <class Body>
+void for_tiles(const Context& ctx, int64_t rows, int64_t columns, Tile tile, Body&& body) {
+  const int64_t column_tiles = pieces(columns, tile.columns);
+  parallel_for(ctx, pieces(rows, tile.rows) * column_tiles, [&](int64_t i) {
+    const int64_t row = i / column_tiles * tile.rows;
+    const int64_t column = i % column_tiles * tile.columns;
+    body(row, std::min(tile.rows, rows - row), column, std::min(tile.columns, columns - column));
+  });
+}
+
+void forward_cpu(const Context& ctx, View<const float, 2> x, View<const float, 2> weight,
+                 const float* bias, View<float, 2> y) {
+  const int64_t inner = x.extent[1];
+  const int lda = leading(x);
+  const int ldb = leading(weight);
+  const int ldc = leading(y);
+  const Tile tile = output_tile(y.extent[0], y.extent[1], inner);
+  for_tiles(ctx, y.extent[0], y.extent[1], tile,
+            [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+              // BLAS adds to a tile that starts as the bias, so the bias costs no pass of its own
+              for (int64_t i = 0; i < rows; ++i) {
+                float* const out = y.at(row + i, column);
+                if (bias != nullptr) {
+                  std::copy_n(bias + column, columns, out);
+                } else if (inner == 0) {
+                  std::fill_n(out, columns, 0.0F);
+                }
+              }
+              if (inner == 0) return;
+              cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blas_int(rows),
+                          blas_int(columns), blas_int(inner), 1.0F, x.at(row), lda,
+                          weight.at(column), ldb, bias != nullptr ? 1.0F : 0.0F, y.at(row, column),
+                          ldc);
+            });
+}
+
+void backward_input_cpu(const Context& ctx, View<const float, 2> dy, View<const float, 2> weight,
+                        View<float, 2> dx, GradMode mode) {
+  const int64_t inner = dy.extent[1];
+  const int lda = leading(dy);
+  const int ldb = leading(weight);
+  const int ldc = leading(dx);
+  const bool add = mode == GradMode::kAccumulate;
+  const Tile tile = output_tile(dx.extent[0], dx.extent[1], inner);
+  for_tiles(ctx, dx.extent[0], dx.extent[1], tile,
+            [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
+              if (inner == 0) {
+                for (int64_t i = 0; !add && i < rows; ++i) {
+                  std::fill_n(dx.at(row + i, column), columns, 0.0F);
+                }
+                return;
+              }
+              cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blas_int(rows),
+                          blas_int(columns), blas_int(inner), 1.0F, dy.at(row), lda,
+                          weight.at(0, column), ldb, add ? 1.0F : 0.0F, dx.at(row, column), ldc);
+            });
+}
+
+/// One block of dweight over a range of rows: the larger side of dweight is cut.
+struct WeightBlocks {
+  bool cut_outputs;  // cut N, else K
+  int64_t step;
+  int64_t blocks;
+};
+
+WeightBlocks weight_blocks(int64_t outputs, int64_t inputs) {
+  WeightBlocks cut{};
+  cut.cut_outputs = outputs >= inputs;
+  const int64_t larger = std::max(outputs, inputs);
+  cut.step = std::max(kColumnTile, round_up(pieces(larger, kEnoughTiles), kColumnTile));
+  cut.blocks = pieces(larger, cut.step);
+  return cut;
+}
+
+/// to (+)= dy[rows]^T x[rows] on one block of dweight.
+void weight_block(View<const float, 2> dy, View<const float, 2> x, int64_t row, int64_t rows,
+                  const WeightBlocks& cut, int64_t block, View<float, 2> to, float beta) {
+  const int64_t begin = block * cut.step;
+  const int64_t output = cut.cut_outputs ? begin : 0;
+  const int64_t input = cut.cut_outputs ? 0 : begin;
+  const int64_t outputs = cut.cut_outputs ? std::min(cut.step, to.extent[0] - begin) : to.extent[0];
+  const int64_t inputs = cut.cut_outputs ? to.extent[1] : std::min(cut.step, to.extent[1] - begin);
+  cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_int(outputs), blas_int(inputs),
+              blas_int(rows), 1.0F, dy.at(row, output), leading(dy), x.at(row, input), leading(x),
+              beta, to.at(output, input), leading(to));
+}
+
+/// Chunks of rows whose products are formed apart, when the blocks alone are too few.
+int64_t reduction_chunks(int64_t rows, int64_t blocks) {
+  return std::clamp<int64_t>(pieces(kEnoughTiles, blocks), 1,
+                             std::max<int64_t>(1, rows / kReductionRows));
+}
+
+void backward_weight_cpu(Context& ctx, View<const float, 2> dy, View<const float, 2> x,
+                         View<float, 2> dweight, GradMode mode) {
+  const int64_t rows = dy.extent[0];
+  const int64_t outputs = dweight.extent[0];
+  const int64_t inputs = dweight.extent[1];
+  if (rows == 0) {
+    for (int64_t n = 0; mode == GradMode::kOverwrite && n < outputs; ++n) {
+      std::fill_n(dweight.at(n), inputs, 0.0F);
+    }
+    return;
+  }
+  const WeightBlocks cut = weight_blocks(outputs, inputs);
+  const int64_t chunks = reduction_chunks(rows, cut.blocks);
+  const float beta = mode == GradMode::kAccumulate ? 1.0F : 0.0F;
+  const int64_t step = pieces(rows, chunks);
+  if (chunks == 1) {
+    parallel_for(ctx, cut.blocks,
+                 [&](int64_t block) { weight_block(dy, x, 0, rows, cut, block, dweight, beta); });
+    return;
+  }
+  const Arena::Scope scope(ctx.arena());
+  const auto partials = ctx.arena().f32({chunks, outputs, inputs}).as<float, 3>();
+  parallel_for(ctx, cut.blocks * chunks, [&](int64_t i) {
+    const int64_t chunk = i / cut.blocks;
+    const View<float, 2> to{partials.at(chunk), {outputs, inputs}, {inputs, 1}};
+    weight_block(dy, x, chunk * step, std::min(step, rows - chunk * step), cut, i % cut.blocks, to,
+                 0.0F);
+  });
+  for (int64_t n = 0; n < outputs; ++n) {
+    float* const out = dweight.at(n);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const float* const part = partials.at(chunk, n);
+      for (int64_t k = 0; k < inputs; ++k) {
+        out[k] = (chunk == 0 && beta == 0.0F ? 0.0F : out[k]) + part[k];
+      }
+    }
+  }
+}
+
+/// dbias (+)= column sums of dy.
+void backward_bias_cpu(Context& ctx, View<const float, 2> dy, View<float, 1> dbias, GradMode mode) {
+  constexpr int64_t kMostChunks = 64;
+  const int64_t rows = dy.extent[0];
+  const int64_t columns = dbias.extent[0];
+  const int64_t step = chunk_rows(rows, kRowTile, kMostChunks);
+  const Arena::Scope scope(ctx.arena());
+  const auto partials =
+      ctx.arena().zeros(DType::kF64, {pieces(rows, step), columns}).as<double, 2>();
+  parallel_for(ctx, partials.extent[0], [&](int64_t chunk) {
+    double* const sums = partials.at(chunk);
+    const int64_t end = std::min(rows, (chunk + 1) * step);
+    for (int64_t m = chunk * step; m < end; ++m) {
+      const float* const row = dy.at(m);
+      for (int64_t n = 0; n < columns; ++n) {
+        sums[n] += static_cast<double>(row[n]);
+      }
+    }
+  });
+  const View<const double, 2> sums{partials.data, {partials.extent[0], columns}, {columns, 1}};
+  add_partials(ctx, sums, dbias.data, columns, columns, mode);
+}
+
+}  // namespace
+
+void linear_forward(Context& ctx, ConstTensorView x, ConstTensorView weight, ConstTensorView bias,
+                    TensorView y) {
+  const Door door(ctx, "linear_forward");
+  door.first("x", x, DType::kF32, 2);
+  door.first("weight", weight, DType::kF32, 2);
+  const int64_t outputs = weight.dim(0);
+  door.expect("weight", weight, DType::kF32, {outputs, x.dim(1)});
+  door.optional("bias", bias, DType::kF32, {outputs});
+  door.expect("y", y, DType::kF32, {x.dim(0), outputs});
+  if (!ctx.device().is_cpu()) {
+    return cuda::linear_forward(ctx, x, weight, bias, y);
+  }
+  if (y.size() == 0) {
+    return;
+  }
+  keep_blas_single_threaded();
+  forward_cpu(ctx, x.as<const float, 2>(), weight.as<const float, 2>(),
+              bias.as<const float, 1>().data, y.as<float, 2>());
+}
+
+void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView weight, TensorView dx,
+                           GradMode mode) {
+  const Door door(ctx, "linear_backward_input");
+  door.first("dy", dy, DType::kF32, 2);
+  door.first("weight", weight, DType::kF32, 2);
+  door.expect("weight", weight, DType::kF32, {dy.dim(1), weight.dim(1)});
+  door.expect("dx", dx, DType::kF32, {dy.dim(0), weight.dim(1)});
+  if (!ctx.device().is_cpu()) {
+    return cuda::linear_backward_input(ctx, dy, weight, dx, mode);
+  }
+  if (dx.size() == 0) {
+    return;
+  }
+  keep_blas_single_threaded();
+  backward_input_cpu(ctx, dy.as<const float, 2>(), weight.as<const float, 2>(), dx.as<float, 2>(),
+                     mode);
+}
+
+void linear_backward_weight(Context& ctx, ConstTensorView dy, ConstTensorView x, TensorView dweight,
+                            TensorView dbias, GradMode mode) {
+  const Door door(ctx, "linear_backward_weight");
+  door.first("dy", dy, DType::kF32, 2);
+  door.first("x", x, DType::kF32, 2);
+  door.expect("x", x, DType::kF32, {dy.dim(0), x.dim(1)});
+  door.expect("dweight", dweight, DType::kF32, {dy.dim(1), x.dim(1)});
+  door.optional("dbias", dbias, DType::kF32, {dy.dim(1)});
+  if (!ctx.device().is_cpu()) {
+    return cuda::linear_backward_weight(ctx, dy, x, dweight, dbias, mode);
+  }
+  keep_blas_single_threaded();
+  if (dweight.size() > 0) {
+    backward_weight_cpu(ctx, dy.as<const float, 2>(), x.as<const float, 2>(),
+                        dweight.as<float, 2>(), mode);
+  }
+  if (!dbias.empty() && dbias.size() > 0) {
+    backward_bias_cpu(ctx, dy.as<const float, 2>(), dbias.as<float, 1>(), mode);
+  }
+}
+
+}  // namespace gmamba
