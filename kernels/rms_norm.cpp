@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+/// CPU body: rows are independent, so each is read once into cache, added, summed and scaled there.
+/// The weight's gradient sums 64 rows in fp32, then goes to fp64 partials added in fixed order.
+#include "kernels/rms_norm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/checks.h"
+#include "kernels/cuda_basic.h"
+#include "kernels/partials.h"
+#include "kernels/simd_targets.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/rms_norm.cpp"
+// clang-format off
+#include <hwy/foreach_target.h>
+// clang-format on
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace gmamba {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+using Vec = hn::ScalableTag<float>;
+using One = hn::CappedTag<float, 1>;
+
+/// Runs step(tag, i) over whole vectors and then over single elements of [0, count).
+template <class Step>
+HWY_INLINE void over_row(int64_t count, Step&& step) {
+  const Vec d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
+  for (; i + lanes <= count; i += lanes) step(d, i);
+  for (; i < count; ++i) step(One(), i);
+}
+
+/// Sum over i of a[i] * b[i] (* c[i]); four running vectors, added in a fixed order.
+template <class Product>
+HWY_INLINE float sum_row(int64_t count, Product&& product) {
+  const Vec d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  auto sum0 = hn::Zero(d);
+  auto sum1 = hn::Zero(d);
+  auto sum2 = hn::Zero(d);
+  auto sum3 = hn::Zero(d);
+  int64_t i = 0;
+  for (; i + 4 * lanes <= count; i += 4 * lanes) {
+    sum0 = hn::Add(sum0, product(d, i));
+    sum1 = hn::Add(sum1, product(d, i + lanes));
+    sum2 = hn::Add(sum2, product(d, i + 2 * lanes));
+    sum3 = hn::Add(sum3, product(d, i + 3 * lanes));
+  }
+  for (; i + lanes <= count; i += lanes) sum0 = hn::Add(sum0, product(d, i));
+  const auto both = hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3));
+  float sum = hn::GetLane(hn::SumOfLanes(d, both));
+  for (; i < count; ++i) sum += hn::GetLane(product(One(), i));
+  return sum;
+}
+
+/// One row: h += branch, then y = weight h / sqrt(mean(h^2) + epsilon). Returns the factor.
+float forward_row(float* HWY_RESTRICT h, const float* HWY_RESTRICT branch,
+                  const float* HWY_RESTRICT weight, int64_t width, float epsilon, float* y) {
+  if (branch != nullptr) {
+    over_row(width, [&](auto d, int64_t i) HWY_ATTR {
+      hn::StoreU(hn::Add(hn::LoadU(d, h + i), hn::LoadU(d, branch + i)), d, h + i);
+    });
+  }
+  const float squares = sum_row(width, [&](auto d, int64_t i) HWY_ATTR {
+    const auto v = hn::LoadU(d, h + i);
+    return hn::Mul(v, v);
+  });
+  const float mean = squares / static_cast<float>(width);
+  const float rstd = 1.0F / std::sqrt(mean + epsilon);
+  over_row(width, [&](auto d, int64_t i) HWY_ATTR {
+    const auto scaled = hn::Mul(hn::LoadU(d, h + i), hn::Set(d, rstd));
+    hn::StoreU(hn::Mul(scaled, hn::LoadU(d, weight + i)), d, y + i);
+  });
+  return rstd;
+}
+
+/// One row of the backward pass; adds to dh and to dweight.
+void backward_row(const float* HWY_RESTRICT dy, const float* HWY_RESTRICT h,
+                  const float* HWY_RESTRICT weight, float rstd, int64_t width,
+                  float* HWY_RESTRICT dh, float* HWY_RESTRICT dweight) {
+  const float dot = sum_row(width, [&](auto d, int64_t i) HWY_ATTR {
+    return hn::Mul(hn::Mul(hn::LoadU(d, dy + i), hn::LoadU(d, weight + i)), hn::LoadU(d, h + i));
+  });
+  const float pull = rstd * rstd * rstd * dot / static_cast<float>(width);
+  over_row(width, [&](auto d, int64_t i) HWY_ATTR {
+    const auto g = hn::Mul(hn::LoadU(d, dy + i), hn::Set(d, rstd));
+    const auto v = hn::LoadU(d, h + i);
+    hn::StoreU(hn::MulAdd(g, v, hn::LoadU(d, dweight + i)), d, dweight + i);
+    const auto through = hn::MulAdd(g, hn::LoadU(d, weight + i), hn::LoadU(d, dh + i));
+    hn::StoreU(hn::NegMulAdd(v, hn::Set(d, pull), through), d, dh + i);
+  });
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace gmamba
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace gmamba {
+namespace {
+
+HWY_EXPORT(forward_row);
+HWY_EXPORT(backward_row);
+
+constexpr int64_t kTileElements = 16384;  // a tile's rows stay in the second-level cache
+constexpr int64_t kSumRows = 64;          // rows that dweight sums in fp32
+constexpr int64_t kMostChunks = 256;
+
+int64_t tile_rows(int64_t width) { return std::max<int64_t>(1, kTileElements / (width + 1)); }
+
+void forward_cpu(const Context& ctx, const RmsNormForward& args) {
+  const auto h = args.residual.as<float, 2>();
+  const auto branch = args.branch.as<const float, 2>();
+  const float* const weight = args.weight.as<const float, 1>().data;
+  const auto y = args.y.as<float, 2>();
+  const auto rstd = args.rstd.as<float, 1>();
+  const int64_t rows = y.extent[0];
+  const int64_t width = y.extent[1];
+  const int64_t step = tile_rows(width);
+  parallel_for(ctx, pieces(rows, step), [&](int64_t tile) {
+    const int64_t end = std::min(rows, (tile + 1) * step);
+    for (int64_t m = tile * step; m < end; ++m) {
+      const float* const added = branch.empty() ? nullptr : branch.at(m);
+      const float factor =
+          HWY_DYNAMIC_DISPATCH(forward_row)(h.at(m), added, weight, width, args.epsilon, y.at(m));
+      if (!rstd.empty()) *rstd.at(m) = factor;
+    }
+  });
+}
+
+void backward_cpu(Context& ctx, const RmsNormBackward& args) {
+  const auto dy = args.dy.as<const float, 2>();
+  const auto h = args.residual.as<const float, 2>();
+  const float* const rstd = args.rstd.as<const float, 1>().data;
+  const float* const weight = args.weight.as<const float, 1>().data;
+  const auto dh = args.dresidual.as<float, 2>();
+  const int64_t rows = args.dy.dim(0);
+  const int64_t width = args.dy.dim(1);
+  const int64_t step = chunk_rows(rows, kSumRows, kMostChunks);
+  const int64_t chunks = pieces(rows, step);
+  const Arena::Scope scope(ctx.arena());
+  const auto partials = ctx.arena().zeros(DType::kF64, {chunks, width}).as<double, 2>();
+  const auto running = ctx.arena().f32({chunks, width}).as<float, 2>();
+  parallel_for(ctx, chunks, [&](int64_t chunk) {
+    const int64_t end = std::min(rows, (chunk + 1) * step);
+    float* const sums = running.at(chunk);
+    double* const totals = partials.at(chunk);
+    for (int64_t first = chunk * step; first < end; first += kSumRows) {
+      std::fill_n(sums, width, 0.0F);
+      for (int64_t m = first; m < std::min(end, first + kSumRows); ++m) {
+        HWY_DYNAMIC_DISPATCH(backward_row)
+        (dy.at(m), h.at(m), weight, rstd[m], width, dh.at(m), sums);
+      }
+      for (int64_t i = 0; i < width; ++i) totals[i] += static_cast<double>(sums[i]);
+    }
+  });
+  const View<const double, 2> sums{partials.data, {chunks, width}, {width, 1}};
+  add_partials(ctx, sums, args.dweight.as<float, 1>().data, width, width, args.mode);
+}
+
+}  // namespace
+
+void rms_norm_forward(Context& ctx, const RmsNormForward& args) {
+  const Door door(ctx, "rms_norm_forward");
+  door.first("residual", args.residual, DType::kF32, 2);
+  const int64_t rows = args.residual.dim(0);
+  const int64_t width = args.residual.dim(1);
+  door.optional("branch", args.branch, DType::kF32, {rows, width});
+  door.expect("weight", args.weight, DType::kF32, {width});
+  door.expect("y", args.y, DType::kF32, {rows, width});
+  door.optional("rstd", args.rstd, DType::kF32, {rows});
+  if (!ctx.device().is_cpu()) {
+    return cuda::rms_norm_forward(ctx, args);
+  }
+  if (args.y.size() > 0) {
+    forward_cpu(ctx, args);
+  }
+}
+
+void rms_norm_backward(Context& ctx, const RmsNormBackward& args) {
+  const Door door(ctx, "rms_norm_backward");
+  door.first("dy", args.dy, DType::kF32, 2);
+  const int64_t rows = args.dy.dim(0);
+  const int64_t width = args.dy.dim(1);
+  door.expect("residual", args.residual, DType::kF32, {rows, width});
+  door.expect("rstd", args.rstd, DType::kF32, {rows});
+  door.expect("weight", args.weight, DType::kF32, {width});
+  door.expect("dresidual", args.dresidual, DType::kF32, {rows, width});
+  door.expect("dweight", args.dweight, DType::kF32, {width});
+  if (!ctx.device().is_cpu()) {
+    return cuda::rms_norm_backward(ctx, args);
+  }
+  if (width > 0) {
+    backward_cpu(ctx, args);
+  }
+}
+
+}  // namespace gmamba
+#endif  // HWY_ONCE
