@@ -2,7 +2,8 @@
 /// Streams records of FASTA and FASTQ: plain, gzip, bgzip, or stdin ("-"), of any length, in
 /// bounded memory. A record arrives as parts; a reader that wants it whole joins them. Errors
 /// (kInput) name file, record and line: truncated gzip or BGZF, BGZF without its end block, a
-/// quality string of another length than its sequence, a byte that is no sequence letter.
+/// quality string of another length than its sequence, a byte that is no sequence letter, a name of
+/// more than 64 KiB, an input without any record.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,8 @@ struct SequenceReaderOptions {
   int threads = 1;  ///< decompression threads for bgzip
   InvalidLetters invalid = InvalidLetters::kError;
   Log* log = nullptr;
+  int64_t part_bases = 1 << 18;    ///< a part has at most this many bases
+  int64_t buffer_bytes = 1 << 18;  ///< read from the input at once
 };
 
 /// A stretch of one record, in order. `bases` is valid during the call only: letters as in the file
@@ -53,6 +56,11 @@ class SequenceReader {
 /// Opens by content, not by suffix.
 std::unique_ptr<SequenceReader> open_sequences(const std::string& path,
                                                const SequenceReaderOptions& options = {});
+
+/// The same over bytes in memory, which must outlive the reader; `name` goes into messages.
+std::unique_ptr<SequenceReader> open_sequences_memory(std::string_view data,
+                                                      const std::string& name,
+                                                      const SequenceReaderOptions& options = {});
 
 /// Reads whole records; for reads and contigs that fit memory.
 struct SequenceRecord {

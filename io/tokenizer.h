@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "io/letters.h"
 #include "libmamba/core/vocabulary.h"
 
 namespace gmamba {
@@ -26,6 +28,7 @@ class Tokenizer {
 
  private:
   Vocabulary vocabulary_;
+  std::optional<LetterCodes> letters_;  ///< when the vocabulary fits the fast table
 };
 
 /// Reverse complement of letters, IUPAC aware, case kept.
