@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "apps/commands.h"
+
+namespace gmamba::app {
+
+std::vector<Command> all_commands() { return {}; }
+
+}  // namespace gmamba::app

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The table of subcommands. To add one: its function here, its row in commands.cpp, its file
+/// cmd_<name>.cpp.
+#pragma once
+
+#include <vector>
+
+#include "apps/command.h"
+
+namespace gmamba::app {
+
+std::vector<Command> all_commands();
+
+}  // namespace gmamba::app
