@@ -18,62 +18,26 @@
 // clang-format on
 #include <hwy/highway.h>
 
+#include "kernels/simd_rows-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace gmamba {
 namespace HWY_NAMESPACE {
-namespace hn = hwy::HWY_NAMESPACE;
-
-using Vec = hn::ScalableTag<float>;
-using One = hn::CappedTag<float, 1>;
-
-/// Runs step(tag, i) over whole vectors and then over single elements of [0, count).
-template <class Step>
-HWY_INLINE void over_row(int64_t count, Step&& step) {
-  const Vec d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  int64_t i = 0;
-  for (; i + lanes <= count; i += lanes) step(d, i);
-  for (; i < count; ++i) step(One(), i);
-}
-
-/// Sum over i of a[i] * b[i] (* c[i]); four running vectors, added in a fixed order.
-template <class Product>
-HWY_INLINE float sum_row(int64_t count, Product&& product) {
-  const Vec d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto sum0 = hn::Zero(d);
-  auto sum1 = hn::Zero(d);
-  auto sum2 = hn::Zero(d);
-  auto sum3 = hn::Zero(d);
-  int64_t i = 0;
-  for (; i + 4 * lanes <= count; i += 4 * lanes) {
-    sum0 = hn::Add(sum0, product(d, i));
-    sum1 = hn::Add(sum1, product(d, i + lanes));
-    sum2 = hn::Add(sum2, product(d, i + 2 * lanes));
-    sum3 = hn::Add(sum3, product(d, i + 3 * lanes));
-  }
-  for (; i + lanes <= count; i += lanes) sum0 = hn::Add(sum0, product(d, i));
-  const auto both = hn::Add(hn::Add(sum0, sum1), hn::Add(sum2, sum3));
-  float sum = hn::GetLane(hn::SumOfLanes(d, both));
-  for (; i < count; ++i) sum += hn::GetLane(product(One(), i));
-  return sum;
-}
-
 /// One row: h += branch, then y = weight h / sqrt(mean(h^2) + epsilon). Returns the factor.
 float forward_row(float* HWY_RESTRICT h, const float* HWY_RESTRICT branch,
                   const float* HWY_RESTRICT weight, int64_t width, float epsilon, float* y) {
   if (branch != nullptr) {
-    over_row(width, [&](auto d, int64_t i) HWY_ATTR {
+    OverRow(width, [&](auto d, int64_t i) HWY_ATTR {
       hn::StoreU(hn::Add(hn::LoadU(d, h + i), hn::LoadU(d, branch + i)), d, h + i);
     });
   }
-  const float squares = sum_row(width, [&](auto d, int64_t i) HWY_ATTR {
+  const float squares = SumRow(width, [&](auto d, int64_t i) HWY_ATTR {
     const auto v = hn::LoadU(d, h + i);
     return hn::Mul(v, v);
   });
   const float mean = squares / static_cast<float>(width);
   const float rstd = 1.0F / std::sqrt(mean + epsilon);
-  over_row(width, [&](auto d, int64_t i) HWY_ATTR {
+  OverRow(width, [&](auto d, int64_t i) HWY_ATTR {
     const auto scaled = hn::Mul(hn::LoadU(d, h + i), hn::Set(d, rstd));
     hn::StoreU(hn::Mul(scaled, hn::LoadU(d, weight + i)), d, y + i);
   });
@@ -84,11 +48,11 @@ float forward_row(float* HWY_RESTRICT h, const float* HWY_RESTRICT branch,
 void backward_row(const float* HWY_RESTRICT dy, const float* HWY_RESTRICT h,
                   const float* HWY_RESTRICT weight, float rstd, int64_t width,
                   float* HWY_RESTRICT dh, float* HWY_RESTRICT dweight) {
-  const float dot = sum_row(width, [&](auto d, int64_t i) HWY_ATTR {
+  const float dot = SumRow(width, [&](auto d, int64_t i) HWY_ATTR {
     return hn::Mul(hn::Mul(hn::LoadU(d, dy + i), hn::LoadU(d, weight + i)), hn::LoadU(d, h + i));
   });
   const float pull = rstd * rstd * rstd * dot / static_cast<float>(width);
-  over_row(width, [&](auto d, int64_t i) HWY_ATTR {
+  OverRow(width, [&](auto d, int64_t i) HWY_ATTR {
     const auto g = hn::Mul(hn::LoadU(d, dy + i), hn::Set(d, rstd));
     const auto v = hn::LoadU(d, h + i);
     hn::StoreU(hn::MulAdd(g, v, hn::LoadU(d, dweight + i)), d, dweight + i);
