@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "libmamba/memory_plan.h"
+
+#include <algorithm>
+
+#include "kernels/selective_scan.h"
+#include "libmamba/core/checked.h"
+#include "libmamba/core/text.h"
+#include "libmamba/parameters.h"
+#include "libmamba/state.h"
+
+namespace gmamba {
+namespace {
+
+constexpr int64_t kFloat = 4;
+
+/// Widths of a block's rows, in floats.
+struct Widths {
+  int64_t d, e, x_dbl, scan_states;
+  explicit Widths(const ModelConfig& c)
+      : d(c.d_model),
+        e(c.d_inner()),
+        x_dbl(c.dt_rank + 2 * c.d_state),
+        scan_states(c.d_inner() * c.d_state) {}
+};
+
+int64_t rows_bytes(int64_t rows, int64_t floats_per_row, const char* what) {
+  return checked_mul(checked_mul(rows, floats_per_row, what), kFloat, what);
+}
+
+/// Scratch of Model::run beyond what it saves: residual, branch, u, hidden; xz; x_dbl; conv, delta,
+/// y.
+int64_t forward_scratch(const ModelConfig& config, int64_t rows) {
+  const Widths w(config);
+  return rows_bytes(rows, 4 * w.d + 2 * w.e + w.x_dbl + 3 * w.e, "activations");
+}
+
+/// Kept per layer: residual, rstd, xz, x_dbl, scan states.
+int64_t saved_bytes(const ModelConfig& config, int64_t batch, int64_t segment) {
+  const Widths w(config);
+  const int64_t rows = checked_mul(batch, segment, "activations");
+  const int64_t streams = rows_bytes(rows, w.d + 1 + 2 * w.e + w.x_dbl, "activations");
+  const int64_t states =
+      rows_bytes(batch * scan_saved_states(segment), w.scan_states, "activations");
+  return checked_mul(config.n_layers, streams + states, "activations") +
+         rows_bytes(rows, w.d + 1, "activations");
+}
+
+/// Scratch of Model::backward: dresidual, u, du, hidden, dhidden; dxz; dx_dbl; seven of width E;
+/// the scan's partial sums of dB and dC.
+int64_t backward_scratch(const ModelConfig& config, int64_t rows) {
+  const Widths w(config);
+  return rows_bytes(rows, 5 * w.d + 2 * w.e + w.x_dbl + 6 * w.e, "activations");
+}
+
+}  // namespace
+
+int64_t MemoryPlan::total_bytes() const {
+  int64_t total = 0;
+  for (const Item& item : items) total = checked_add(total, item.bytes, "memory plan");
+  return total;
+}
+
+std::string MemoryPlan::text() const {
+  std::string out;
+  for (const Item& item : items) {
+    std::string bytes = format_bytes(item.bytes);
+    bytes.insert(0, bytes.size() < 12 ? 12 - bytes.size() : 0, ' ');
+    out += concat(bytes, "  ", item.what, "\n");
+  }
+  std::string total = format_bytes(total_bytes());
+  total.insert(0, total.size() < 12 ? 12 - total.size() : 0, ' ');
+  return concat(out, total, "  in all\n");
+}
+
+void MemoryPlan::require_within(int64_t most) const {
+  require(most <= 0 || total_bytes() <= most, ErrorKind::kUsage, "the job needs ",
+          format_bytes(total_bytes()), ", --max-memory allows ", format_bytes(most),
+          "; a smaller --segment, --batch-tokens or model needs less (--plan shows the items)");
+}
+
+MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segment) {
+  const int64_t rows = checked_mul(batch, segment, "activations");
+  MemoryPlan plan;
+  plan.items.push_back({"parameters", ParameterLayout(config).buffer_size() * kFloat});
+  plan.items.push_back({"sequence state", SequenceState::bytes(config, batch)});
+  plan.items.push_back({"activations", forward_scratch(config, rows)});
+  plan.items.push_back({"logits", rows_bytes(rows, config.vocab_size, "logits")});
+  return plan;
+}
+
+MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context,
+                         int64_t segment) {
+  const int64_t computed = std::min(context, segment);
+  const int64_t rows = checked_mul(batch, computed, "activations");
+  const int64_t borders = (context + computed - 1) / computed;
+  const int64_t parameters = ParameterLayout(config).buffer_size() * kFloat;
+  MemoryPlan plan;
+  plan.items.push_back({"parameters", parameters});
+  plan.items.push_back({"gradients", parameters});
+  plan.items.push_back({"optimiser moments", 2 * parameters});
+  plan.items.push_back({"states at segment borders",
+                        checked_mul(borders + 3, SequenceState::bytes(config, batch), "states")});
+  plan.items.push_back({"activations kept", saved_bytes(config, batch, computed)});
+  plan.items.push_back({"activations in flight",
+                        std::max(forward_scratch(config, rows), backward_scratch(config, rows))});
+  plan.items.push_back({"logits", rows_bytes(rows, 2 * config.vocab_size, "logits")});
+  plan.items.push_back({"tokens, targets, weights", checked_mul(batch * context, 9, "tokens")});
+  return plan;
+}
+
+}  // namespace gmamba

@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+/// A training run's moving parts: model, gradients, moments, counters. Each step is: begin, any
+/// number of batches whose gradients add up, end. The whole of it goes into a checkpoint and comes
+/// back out with the same bits.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "libmamba/optimizer.h"
+#include "libmamba/run_checkpoint.h"
+#include "libmamba/segmented.h"
+
+namespace gmamba {
+
+/// What of the model is trained.
+enum class Trained { kAll, kHeadOnly };
+
+struct StepReport {
+  int64_t step = 0;
+  LossTotals loss;
+  double gradient_norm = 0;
+  double learning_rate = 0;
+  bool skipped = false;
+};
+
+class Trainer {
+ public:
+  Trainer(Context& ctx, Model model, OptimizerOptions options, Trained trained = Trained::kAll);
+  /// Continues from a checkpoint; options must be those of the run.
+  Trainer(Context& ctx, Checkpoint checkpoint, OptimizerOptions options,
+          Trained trained = Trained::kAll);
+
+  Model& model() { return model_; }
+  const Model& model() const { return model_; }
+  ParameterBuffer& gradients() { return gradients_; }
+  int64_t step() const { return step_; }  ///< steps finished
+  int64_t skipped_steps() const { return skipped_steps_; }
+
+  void begin_step();
+  /// Host arrays, row-major (batch, length); gradients scaled by `scale` (1 / weight of the step).
+  void add_language_batch(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
+                          std::span<const float> weights, int64_t batch, int64_t length,
+                          int64_t segment, double scale);
+  /// Rows padded to `length`; lengths, and classes or values, one per row.
+  void add_sequence_batch(std::span<const uint8_t> tokens, std::vector<int64_t> lengths,
+                          std::vector<int32_t> classes, std::vector<float> values, int64_t length,
+                          int64_t segment, double scale);
+  /// Clips, updates, counts. A gradient that is not finite changes nothing and is counted; after
+  /// `kMostSkips` in a row throws kInput that says what to try.
+  StepReport end_step();
+  static constexpr int64_t kMostSkips = 10;
+
+  /// Writes RUN/checkpoints/step-*; `extra` is the caller's own record (data cursor, options).
+  void save(const std::filesystem::path& run, const Json& extra, int keep) const;
+
+ private:
+  std::vector<DecayRange> decay_ranges() const;
+
+  Context& ctx_;
+  Model model_;
+  ParameterBuffer gradients_;
+  Optimizer optimizer_;
+  Trained trained_;
+  std::vector<DecayRange> decay_;
+  LossTotals loss_;
+  int64_t step_ = 0;
+  int64_t updates_ = 0;
+  int64_t skipped_steps_ = 0;
+  int64_t skips_in_a_row_ = 0;
+};
+
+}  // namespace gmamba
