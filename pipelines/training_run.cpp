@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/training_run.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "libmamba/core/file.h"
+#include "libmamba/core/text.h"
+#include "libmamba/model_folder.h"
+
+namespace gmamba {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kFingerprint = "fingerprint";
+
+/// The first key at which two records differ, or "".
+std::string first_difference(const Json& was, const Json& now) {
+  for (const auto& [key, value] : was.items()) {
+    if (!now.contains(key) || now[key] != value) return key;
+  }
+  for (const auto& [key, value] : now.items()) {
+    if (!was.contains(key)) return key;
+  }
+  return {};
+}
+
+}  // namespace
+
+void TrainingOptions::validate() const {
+  const auto at_least = [](int64_t value, int64_t low, const char* flag) {
+    require(value >= low, ErrorKind::kUsage, flag, ": expected at least ", low, ", found ", value);
+  };
+  at_least(batch_tokens, 1, "--batch-tokens");
+  at_least(steps, 0, "--steps");
+  at_least(save_every, 0, "--save-every");
+  at_least(eval_every, 0, "--eval-every");
+  at_least(log_every, 1, "--log-every");
+  at_least(keep, 2, "--keep");
+  require(warmup >= 0, ErrorKind::kUsage, "--warmup: expected at least 0, found ", warmup);
+  optimizer(1).validate();
+}
+
+OptimizerOptions TrainingOptions::optimizer(int64_t total_steps) const {
+  OptimizerOptions o;
+  o.learning_rate = learning_rate;
+  o.beta1 = beta1;
+  o.beta2 = beta2;
+  o.weight_decay = weight_decay;
+  o.clip = clip;
+  o.schedule = schedule;
+  o.warmup_steps =
+      warmup < 1 ? std::llround(warmup * static_cast<double>(total_steps)) : std::llround(warmup);
+  o.total_steps = total_steps;
+  o.decay_fraction = decay_fraction;
+  o.floor_fraction = lr_floor;
+  return o;
+}
+
+int64_t TrainingOptions::save_interval(int64_t total_steps) const {
+  return save_every > 0 ? save_every : std::clamp<int64_t>(total_steps / 20, 1, 500);
+}
+
+int64_t TrainingOptions::eval_interval(int64_t total_steps) const {
+  return eval_every > 0 ? eval_every : std::max<int64_t>(1, (total_steps + 4) / 5);
+}
+
+TrainingRun::TrainingRun(fs::path folder, bool resume, bool force, Json fingerprint, Log* log)
+    : folder_(std::move(folder)),
+      fingerprint_(std::move(fingerprint)),
+      log_(log),
+      resume_(resume && fs::exists(folder_)) {
+  if (resume && !resume_) {
+    log_line(log, LogLevel::kInfo,
+             concat(printable(folder_.string()), " is not there yet; starting a new run"));
+  }
+  if (!resume_) claim_run_folder(folder_.string(), force);
+  std::error_code code;
+  fs::create_directories(folder_, code);
+  require(!code, ErrorKind::kIo, printable(folder_.string()), ": cannot create: ", code.message());
+  lock_.emplace(folder_);
+}
+
+std::optional<Checkpoint> TrainingRun::checkpoint(Device device) {
+  std::optional<Checkpoint> found;
+  if (resume_) found = load_newest_checkpoint(folder_, device, log_);
+  if (found) {
+    require(found->trainer_state.contains(kFingerprint), ErrorKind::kInput,
+            printable(found->folder.string()), ": trainer_state.json lacks '", kFingerprint, "'");
+    const Json& was = found->trainer_state[kFingerprint];
+    const std::string key = first_difference(was, fingerprint_);
+    require(key.empty(), ErrorKind::kUsage, "--resume: '", key,
+            "' differs from that of the run in ", printable(folder_.string()), " (was ",
+            was.value(key, Json()).dump(), ", now ", fingerprint_.value(key, Json()).dump(),
+            "); give the run's own options and data");
+    log_line(log_, LogLevel::kInfo, concat("going on from step ", found->step));
+  }
+  cut_metrics(found ? found->step : 0);
+  return found;
+}
+
+void TrainingRun::cut_metrics(int64_t step) {
+  const fs::path path = folder_ / "metrics.jsonl";
+  std::string kept;
+  if (fs::exists(path)) {
+    for (const std::string& line : split(read_file(path, int64_t{1} << 33), '\n')) {
+      if (line.empty()) continue;
+      try {
+        if (parse_json(line, "metrics.jsonl").at("step").get<int64_t>() > step) continue;
+      } catch (const std::exception&) {
+        continue;  // the last line of a run that was killed while writing it
+      }
+      kept += line + "\n";
+    }
+  }
+  write_file(path, kept);
+  metrics_.open(path, std::ios::app);
+  require(metrics_.good(), ErrorKind::kIo, printable(path.string()), ": cannot open for writing");
+}
+
+void TrainingRun::metrics(const Json& line) {
+  metrics_ << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
+  metrics_.flush();
+  require(metrics_.good(), ErrorKind::kIo, printable((folder_ / "metrics.jsonl").string()),
+          ": cannot write; is the disk full?");
+}
+
+void TrainingRun::save(const Trainer& trainer, Json extra, int64_t keep) {
+  extra[kFingerprint] = fingerprint_;
+  trainer.save(folder_, extra, static_cast<int>(keep));
+}
+
+void TrainingRun::publish(const Trainer& trainer) const {
+  save_model(trainer.model(), folder_ / "model", {{"step", std::to_string(trainer.step())}});
+}
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second) {
+  const auto finite = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
+  return {{"step", report.step},
+          {"split", "train"},
+          {"time", unix_time()},
+          {"tokens", tokens},
+          {"loss", finite(report.loss.mean())},
+          {"bits_per_base", finite(report.loss.mean() * kBitsPerNat)},
+          {"accuracy", report.loss.correct / std::max(report.loss.weight, 1e-30)},
+          {"gradient_norm", finite(report.gradient_norm)},
+          {"learning_rate", report.learning_rate},
+          {"skipped", report.skipped},
+          {"tokens_per_second", tokens_per_second}};
+}
+
+std::string step_note(const StepReport& report) {
+  return concat("step ", report.step, "  loss ", format_number(report.loss.mean(), 4), "  lr ",
+                format_number(report.learning_rate, 3));
+}
+
+}  // namespace gmamba
