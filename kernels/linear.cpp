@@ -17,12 +17,12 @@
 namespace gmamba {
 namespace {
 
-constexpr int64_t kRowTile = 256;  // rows of a tile that amortise packing the other matrix
-constexpr int64_t kSmallestRowTile = 64;
-constexpr int64_t kColumnTile = 128;  // columns below which a tile is no longer efficient
+constexpr int64_t kRowTile = 256;     // rows that make packing the other matrix cheap
+constexpr int64_t kLeastRows = 128;   // rows below which packing shows
+constexpr int64_t kColumnTile = 128;  // columns that make packing the rows cheap
 constexpr int64_t kEnoughTiles = 8;   // tiles that keep the cores of usual machines busy
 constexpr int64_t kWorthSplitting = int64_t{1} << 20;  // multiply-adds
-constexpr int64_t kReductionRows = 1024;               // least rows that a partial product sums
+constexpr int64_t kAddedElements = 16384;              // of partial products, per piece
 
 struct Tile {
   int64_t rows;
@@ -31,17 +31,18 @@ struct Tile {
 
 int64_t round_up(int64_t value, int64_t step) { return pieces(value, step) * step; }
 
-/// Tile of an output of `rows` x `columns` whose elements are sums of `inner` products.
+/// Tile of an output of `rows` x `columns` whose elements are sums of `inner` products. Rows are
+/// cut first; columns only when the rows are too few for the cores and the work is large.
 Tile output_tile(int64_t rows, int64_t columns, int64_t inner) {
   Tile tile{kRowTile, std::max<int64_t>(1, columns)};
-  if (pieces(rows, tile.rows) >= kEnoughTiles || rows * columns * inner <= kWorthSplitting) {
+  if (rows * columns * inner <= kWorthSplitting) {
     return tile;
   }
+  tile.rows = std::clamp(round_up(pieces(rows, kEnoughTiles), kLeastRows), kLeastRows, kRowTile);
   const int64_t column_tiles = pieces(kEnoughTiles, pieces(rows, tile.rows));
-  tile.columns = std::max(kColumnTile, round_up(pieces(columns, column_tiles), kColumnTile));
-  const int64_t row_tiles = pieces(kEnoughTiles, pieces(columns, tile.columns));
-  tile.rows =
-      std::clamp(round_up(pieces(rows, row_tiles), kSmallestRowTile), kSmallestRowTile, kRowTile);
+  if (column_tiles > 1) {
+    tile.columns = std::min(columns, round_up(pieces(columns, column_tiles), kColumnTile));
+  }
   return tile;
 }
 
@@ -127,39 +128,57 @@ void backward_input_cpu(const Context& ctx, View<const float, 2> dy, View<const 
             });
 }
 
-/// One block of dweight over a range of rows: the larger side of dweight is cut.
-struct WeightBlocks {
-  bool cut_outputs;  // cut N, else K
-  int64_t step;
-  int64_t blocks;
-};
+/// How dweight is cut: its larger side into blocks, and where these are few, very many rows into
+/// chunks whose products are formed apart and added in order.
+struct WeightPieces {
+  WeightPieces(int64_t rows, int64_t outputs, int64_t inputs) : cut_outputs(outputs >= inputs) {
+    const int64_t larger = std::max(outputs, inputs);
+    columns = round_up(pieces(larger, kEnoughTiles), kColumnTile);
+    blocks = pieces(larger, columns);
+    const int64_t most = std::max<int64_t>(1, rows / kLeastChunk);
+    chunks = std::clamp<int64_t>(pieces(2 * kEnoughTiles, blocks), 1, most);
+    chunk_rows = pieces(rows, chunks);
+  }
 
-WeightBlocks weight_blocks(int64_t outputs, int64_t inputs) {
-  WeightBlocks cut{};
-  cut.cut_outputs = outputs >= inputs;
-  const int64_t larger = std::max(outputs, inputs);
-  cut.step = std::max(kColumnTile, round_up(pieces(larger, kEnoughTiles), kColumnTile));
-  cut.blocks = pieces(larger, cut.step);
-  return cut;
-}
+  static constexpr int64_t kLeastChunk = 4096;  // rows that are worth a partial product
+  bool cut_outputs;                             // cut N, else K
+  int64_t columns;                              // of a block
+  int64_t blocks;
+  int64_t chunks;
+  int64_t chunk_rows;
+};
 
 /// to (+)= dy[rows]^T x[rows] on one block of dweight.
 void weight_block(View<const float, 2> dy, View<const float, 2> x, int64_t row, int64_t rows,
-                  const WeightBlocks& cut, int64_t block, View<float, 2> to, float beta) {
-  const int64_t begin = block * cut.step;
+                  const WeightPieces& cut, int64_t block, View<float, 2> to, float beta) {
+  const int64_t begin = block * cut.columns;
   const int64_t output = cut.cut_outputs ? begin : 0;
   const int64_t input = cut.cut_outputs ? 0 : begin;
-  const int64_t outputs = cut.cut_outputs ? std::min(cut.step, to.extent[0] - begin) : to.extent[0];
-  const int64_t inputs = cut.cut_outputs ? to.extent[1] : std::min(cut.step, to.extent[1] - begin);
+  const int64_t outputs =
+      std::min(cut.cut_outputs ? cut.columns : to.extent[0], to.extent[0] - output);
+  const int64_t inputs =
+      std::min(cut.cut_outputs ? to.extent[1] : cut.columns, to.extent[1] - input);
   cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, blas_int(outputs), blas_int(inputs),
               blas_int(rows), 1.0F, dy.at(row, output), leading(dy), x.at(row, input), leading(x),
               beta, to.at(output, input), leading(to));
 }
 
-/// Chunks of rows whose products are formed apart, when the blocks alone are too few.
-int64_t reduction_chunks(int64_t rows, int64_t blocks) {
-  return std::clamp<int64_t>(pieces(kEnoughTiles, blocks), 1,
-                             std::max<int64_t>(1, rows / kReductionRows));
+/// dweight (+)= sum of the chunks' products, in order.
+void add_chunks(const Context& ctx, View<const float, 3> partials, View<float, 2> dweight,
+                GradMode mode) {
+  const int64_t inputs = dweight.extent[1];
+  const int64_t step = pieces(kAddedElements, inputs);
+  parallel_for(ctx, pieces(dweight.extent[0], step), [&](int64_t piece) {
+    const int64_t end = std::min(dweight.extent[0], (piece + 1) * step);
+    for (int64_t n = piece * step; n < end; ++n) {
+      float* const out = dweight.at(n);
+      if (mode == GradMode::kOverwrite) std::fill_n(out, inputs, 0.0F);
+      for (int64_t chunk = 0; chunk < partials.extent[0]; ++chunk) {
+        const float* const part = partials.at(chunk, n);
+        for (int64_t k = 0; k < inputs; ++k) out[k] += part[k];
+      }
+    }
+  });
 }
 
 void backward_weight_cpu(Context& ctx, View<const float, 2> dy, View<const float, 2> x,
@@ -173,32 +192,23 @@ void backward_weight_cpu(Context& ctx, View<const float, 2> dy, View<const float
     }
     return;
   }
-  const WeightBlocks cut = weight_blocks(outputs, inputs);
-  const int64_t chunks = reduction_chunks(rows, cut.blocks);
-  const float beta = mode == GradMode::kAccumulate ? 1.0F : 0.0F;
-  const int64_t step = pieces(rows, chunks);
-  if (chunks == 1) {
+  const WeightPieces cut(rows, outputs, inputs);
+  if (cut.chunks == 1) {
+    const float beta = mode == GradMode::kAccumulate ? 1.0F : 0.0F;
     parallel_for(ctx, cut.blocks,
                  [&](int64_t block) { weight_block(dy, x, 0, rows, cut, block, dweight, beta); });
     return;
   }
   const Arena::Scope scope(ctx.arena());
-  const auto partials = ctx.arena().f32({chunks, outputs, inputs}).as<float, 3>();
-  parallel_for(ctx, cut.blocks * chunks, [&](int64_t i) {
+  const auto scratch = ctx.arena().f32({cut.chunks, outputs, inputs});
+  const auto partials = scratch.as<float, 3>();
+  parallel_for(ctx, cut.blocks * cut.chunks, [&](int64_t i) {
     const int64_t chunk = i / cut.blocks;
+    const int64_t row = chunk * cut.chunk_rows;
     const View<float, 2> to{partials.at(chunk), {outputs, inputs}, {inputs, 1}};
-    weight_block(dy, x, chunk * step, std::min(step, rows - chunk * step), cut, i % cut.blocks, to,
-                 0.0F);
+    weight_block(dy, x, row, std::min(cut.chunk_rows, rows - row), cut, i % cut.blocks, to, 0.0F);
   });
-  for (int64_t n = 0; n < outputs; ++n) {
-    float* const out = dweight.at(n);
-    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-      const float* const part = partials.at(chunk, n);
-      for (int64_t k = 0; k < inputs; ++k) {
-        out[k] = (chunk == 0 && beta == 0.0F ? 0.0F : out[k]) + part[k];
-      }
-    }
-  }
+  add_chunks(ctx, ConstTensorView(scratch).as<const float, 3>(), dweight, mode);
 }
 
 /// dbias (+)= column sums of dy.

@@ -32,6 +32,7 @@ const Case kCases[] = {
     {{1, 1, 1}, 0},      {{1, 7, 5}, 3},       {{3, 5, 7}, 2},      {{17, 33, 9}, 5},
     {{65, 129, 66}, 0},  {{257, 3, 5}, 4},     {{300, 48, 100}, 8}, {{257, 130, 257}, 1},
     {{512, 16, 64}, 16}, {{2049, 16, 48}, 32}, {{1, 1200, 900}, 0}, {{3000, 20, 17}, 0},
+    {{8195, 20, 17}, 3},
 };
 
 std::string name(const Case& c) {
@@ -192,7 +193,7 @@ TEST(Linear, HasTheSameBitsForAnyNumberOfThreads) {
 
 TEST(Linear, AllocatesNothingAfterItsFirstStep) {
   Context ctx(Device{}, {.threads = 2});
-  Problem p({{2049, 16, 48}, 0});
+  Problem p({{8195, 16, 48}, 0});
   Tensor dweight(Device{}, DType::kF32, {16, 48});
   Tensor dbias(Device{}, DType::kF32, {16});
   linear_backward_weight(ctx, p.dy, p.x, dweight, dbias, GradMode::kAccumulate);
