@@ -4,7 +4,6 @@
 #include "kernels/pool.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/checks.h"
 #include "kernels/cuda_basic.h"
@@ -52,9 +51,31 @@ void keep_row(View<const float, 3> hidden, const Columns& c, int64_t t,
 }
 
 /// A NaN is larger than any number and equal to another NaN, so that it isn't lost.
-bool beats(double value, double best) {
-  return value > best || (std::isnan(value) && !std::isnan(best));
+template <class Real>
+bool beats(Real value, Real best) {
+  return !(value <= best) & (best == best);
 }
+
+/// Largest values of the columns of up to kRowTile rows, and the rows where they first stand.
+struct TileMax {
+  float best[kColumnTile];
+  int32_t row[kColumnTile];
+
+  TileMax(View<const float, 3> hidden, const Columns& c, int64_t first, int64_t end) {
+    const int64_t width = c.end - c.begin;
+    std::copy_n(hidden.at(c.b, first, c.begin), width, best);
+    std::fill_n(row, width, 0);
+    for (int64_t t = first + 1; t < end; ++t) {
+      const float* const values = hidden.at(c.b, t, c.begin);
+      const auto here = static_cast<int32_t>(t - first);
+      for (int64_t i = 0; i < width; ++i) {
+        const bool more = beats(values[i], best[i]);
+        best[i] = more ? values[i] : best[i];
+        row[i] = more ? here : row[i];
+      }
+    }
+  }
+};
 
 void keep_largest(View<const float, 3> hidden, const Columns& c, int64_t rows, int64_t offset,
                   View<double, 2> accumulator, View<int64_t, 2> position) {
@@ -64,13 +85,13 @@ void keep_largest(View<const float, 3> hidden, const Columns& c, int64_t rows, i
     std::fill(best + c.begin, best + c.end, 0.0);
     std::fill(where + c.begin, where + c.end, int64_t{-1});
   }
-  for (int64_t t = 0; t < rows; ++t) {
-    const float* const row = hidden.at(c.b, t);
+  for (int64_t first = 0; first < rows; first += kRowTile) {
+    const TileMax tile(hidden, c, first, std::min(rows, first + kRowTile));
     for (int64_t i = c.begin; i < c.end; ++i) {
-      const auto value = static_cast<double>(row[i]);
+      const auto value = static_cast<double>(tile.best[i - c.begin]);
       if (where[i] < 0 || beats(value, best[i])) {
         best[i] = value;
-        where[i] = offset + t;
+        where[i] = offset + first + tile.row[i - c.begin];
       }
     }
   }
