@@ -26,6 +26,12 @@ function(gmamba_warnings target)
   endif()
 endfunction()
 
+# Headers that take seconds to read are read once per target.
+function(gmamba_precompile target)
+  target_precompile_headers(${target} PRIVATE <algorithm> <filesystem> <functional> <map> <memory>
+                                              <sstream> <string> <vector> <nlohmann/json.hpp> ${ARGN})
+endfunction()
+
 function(gmamba_glob out dir)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cpp)
   set(${out} ${sources} PARENT_SCOPE)
@@ -48,4 +54,7 @@ function(gmamba_room name)
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/gmamba>)
   target_compile_features(gmamba_${name} PUBLIC cxx_std_20)
   gmamba_warnings(gmamba_${name})
+  if(NOT ${name} STREQUAL kernels)  # read once per instruction set, and without JSON
+    gmamba_precompile(gmamba_${name})
+  endif()
 endfunction()
