@@ -111,9 +111,9 @@ void over_ranges(std::span<const DecayRange> ranges, int64_t begin, int64_t end,
 void check_ranges(std::span<const DecayRange> ranges, int64_t count) {
   int64_t last = 0;
   for (const DecayRange& range : ranges) {
-    require(range.begin >= last && range.begin < range.end && range.end <= count,
+    require(range.begin >= last && range.begin <= range.end && range.end <= count,
             ErrorKind::kInternal, "adamw_step: decay range [", range.begin, ", ", range.end,
-            ") is empty, out of order or beyond the ", count, " parameters");
+            ") is reversed, out of order or beyond the ", count, " parameters");
     last = range.end;
   }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// CPU body: tiles of the output, each one call of a single-threaded BLAS, spread over our threads.
+/// Products with a small inner extent, at which a BLAS is poor, go to kernels/narrow_product.h.
 /// A tile of a few hundred rows reaches the rate of a whole matrix while it stays in cache, and the
 /// tiles depend on the shapes only, so that results have the same bits on any number of threads.
 #include "kernels/linear.h"
@@ -11,6 +12,7 @@
 
 #include "kernels/checks.h"
 #include "kernels/cuda_basic.h"
+#include "kernels/narrow_product.h"
 #include "kernels/partials.h"
 #include "libmamba/core/parallel.h"
 
@@ -80,51 +82,74 @@ void for_tiles(const Context& ctx, int64_t rows, int64_t columns, Tile tile, Bod
   });
 }
 
-void forward_cpu(const Context& ctx, View<const float, 2> x, View<const float, 2> weight,
+/// Rows [begin, begin + rows) of a matrix.
+template <class T>
+View<T, 2> row_range(View<T, 2> matrix, int64_t begin, int64_t rows) {
+  matrix.data = matrix.at(begin);
+  matrix.extent[0] = rows;
+  return matrix;
+}
+
+bool is_narrow(int64_t rows, int64_t inner) {
+  return inner > 0 && inner <= kNarrowInner && rows >= kNarrowRows;
+}
+
+/// The narrow form of both products below: `matrix` is (columns, inner) when transposed.
+void narrow_cpu(Context& ctx, View<const float, 2> a, View<const float, 2> matrix, bool transposed,
+                const float* bias, View<float, 2> out, bool accumulate) {
+  const Arena::Scope scope(ctx.arena());
+  float* const packed =
+      ctx.arena().f32({narrow_packed_size(a.extent[1], out.extent[1])}).as<float, 1>().data;
+  pack_narrow(matrix, transposed, bias, packed);
+  parallel_for(ctx, pieces(out.extent[0], kRowTile), [&](int64_t tile) {
+    const int64_t begin = tile * kRowTile;
+    const int64_t rows = std::min(kRowTile, out.extent[0] - begin);
+    narrow_product(row_range(a, begin, rows), packed, row_range(out, begin, rows), accumulate);
+  });
+}
+
+void forward_cpu(Context& ctx, View<const float, 2> x, View<const float, 2> weight,
                  const float* bias, View<float, 2> y) {
   const int64_t inner = x.extent[1];
-  const int lda = leading(x);
-  const int ldb = leading(weight);
-  const int ldc = leading(y);
+  if (is_narrow(y.extent[0], inner)) {
+    return narrow_cpu(ctx, x, weight, true, bias, y, false);
+  }
   const Tile tile = output_tile(y.extent[0], y.extent[1], inner);
   for_tiles(ctx, y.extent[0], y.extent[1], tile,
             [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
               // BLAS adds to a tile that starts as the bias, so the bias costs no pass of its own
-              for (int64_t i = 0; i < rows; ++i) {
-                float* const out = y.at(row + i, column);
-                if (bias != nullptr) {
-                  std::copy_n(bias + column, columns, out);
-                } else if (inner == 0) {
-                  std::fill_n(out, columns, 0.0F);
-                }
+              for (int64_t i = 0; i < rows && bias != nullptr; ++i) {
+                std::copy_n(bias + column, columns, y.at(row + i, column));
+              }
+              for (int64_t i = 0; i < rows && bias == nullptr && inner == 0; ++i) {
+                std::fill_n(y.at(row + i, column), columns, 0.0F);
               }
               if (inner == 0) return;
               cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, blas_int(rows),
-                          blas_int(columns), blas_int(inner), 1.0F, x.at(row), lda,
-                          weight.at(column), ldb, bias != nullptr ? 1.0F : 0.0F, y.at(row, column),
-                          ldc);
+                          blas_int(columns), blas_int(inner), 1.0F, x.at(row), leading(x),
+                          weight.at(column), leading(weight), bias != nullptr ? 1.0F : 0.0F,
+                          y.at(row, column), leading(y));
             });
 }
 
-void backward_input_cpu(const Context& ctx, View<const float, 2> dy, View<const float, 2> weight,
+void backward_input_cpu(Context& ctx, View<const float, 2> dy, View<const float, 2> weight,
                         View<float, 2> dx, GradMode mode) {
   const int64_t inner = dy.extent[1];
-  const int lda = leading(dy);
-  const int ldb = leading(weight);
-  const int ldc = leading(dx);
   const bool add = mode == GradMode::kAccumulate;
+  if (is_narrow(dx.extent[0], inner)) {
+    return narrow_cpu(ctx, dy, weight, false, nullptr, dx, add);
+  }
   const Tile tile = output_tile(dx.extent[0], dx.extent[1], inner);
   for_tiles(ctx, dx.extent[0], dx.extent[1], tile,
             [&](int64_t row, int64_t rows, int64_t column, int64_t columns) {
-              if (inner == 0) {
-                for (int64_t i = 0; !add && i < rows; ++i) {
-                  std::fill_n(dx.at(row + i, column), columns, 0.0F);
-                }
-                return;
+              for (int64_t i = 0; i < rows && inner == 0 && !add; ++i) {
+                std::fill_n(dx.at(row + i, column), columns, 0.0F);
               }
+              if (inner == 0) return;
               cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, blas_int(rows),
-                          blas_int(columns), blas_int(inner), 1.0F, dy.at(row), lda,
-                          weight.at(0, column), ldb, add ? 1.0F : 0.0F, dx.at(row, column), ldc);
+                          blas_int(columns), blas_int(inner), 1.0F, dy.at(row), leading(dy),
+                          weight.at(0, column), leading(weight), add ? 1.0F : 0.0F,
+                          dx.at(row, column), leading(dx));
             });
 }
 

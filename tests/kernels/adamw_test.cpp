@@ -62,7 +62,9 @@ const int64_t kCounts[] = {0, 1, 3, 17, 100, 16385, 40000};
 
 std::vector<DecayRange> ranges_for(int64_t count) {
   std::vector<DecayRange> ranges;
+  ranges.push_back({0, 0, 9.0F});  // covers nothing
   if (count >= 3) ranges.push_back({1, 2, 0.5F});
+  if (count >= 100) ranges.push_back({4, 4, 9.0F});
   if (count >= 100) ranges.push_back({5, count / 2, 0.1F});
   if (count >= 100) ranges.push_back({count / 2, count - 3, 0.01F});
   return ranges;
@@ -171,7 +173,7 @@ TEST(AdamW, RefusesRangesThatDoNotFit) {
   const Tensor gradients = random_tensor({10}, 2);
   const std::vector<std::vector<DecayRange>> bad = {{{0, 11, 0.1F}},
                                                     {{-1, 3, 0.1F}},
-                                                    {{4, 4, 0.1F}},
+                                                    {{4, 3, 0.1F}},
                                                     {{0, 5, 0.1F}, {4, 6, 0.1F}},
                                                     {{5, 6, 0.1F}, {0, 2, 0.1F}}};
   for (const auto& ranges : bad) {

@@ -28,11 +28,32 @@ struct Case {
 
 // nothing, one, odd, just over a tile of rows or columns, the shapes of a model, chunked reductions
 const Case kCases[] = {
-    {{0, 3, 4}, 0},      {{3, 0, 4}, 0},       {{3, 4, 0}, 0},      {{0, 0, 0}, 0},
-    {{1, 1, 1}, 0},      {{1, 7, 5}, 3},       {{3, 5, 7}, 2},      {{17, 33, 9}, 5},
-    {{65, 129, 66}, 0},  {{257, 3, 5}, 4},     {{300, 48, 100}, 8}, {{257, 130, 257}, 1},
-    {{512, 16, 64}, 16}, {{2049, 16, 48}, 32}, {{1, 1200, 900}, 0}, {{3000, 20, 17}, 0},
+    {{0, 3, 4}, 0},
+    {{3, 0, 4}, 0},
+    {{3, 4, 0}, 0},
+    {{0, 0, 0}, 0},
+    {{1, 1, 1}, 0},
+    {{1, 7, 5}, 3},
+    {{3, 5, 7}, 2},
+    {{17, 33, 9}, 5},
+    {{65, 129, 66}, 0},
+    {{257, 3, 5}, 4},
+    {{300, 48, 100}, 8},
+    {{257, 130, 257}, 1},
+    {{512, 16, 64}, 16},
+    {{2049, 16, 48}, 32},
+    {{1, 1200, 900}, 0},
+    {{3000, 20, 17}, 0},
     {{8195, 20, 17}, 3},
+    // a small inner extent forward, backward, both; edges of panels and groups of rows
+    {{32, 64, 16}, 0},
+    {{33, 31, 48}, 1},
+    {{35, 33, 1}, 2},
+    {{300, 512, 16}, 0},
+    {{290, 48, 70}, 3},
+    {{64, 5, 200}, 0},
+    {{31, 40, 16}, 0},
+    {{40, 49, 49}, 0},
 };
 
 std::string name(const Case& c) {
@@ -169,7 +190,8 @@ TEST(Linear, GradientsOfTheOracleAreThoseOfItsForward) {
 
 TEST(Linear, HasTheSameBitsForAnyNumberOfThreads) {
   // every way of cutting: rows, columns, blocks of the weight's gradient, chunks of the reduction
-  for (const LinearShape s : {LinearShape{2048, 64, 64}, {100, 700, 300}, {2500, 48, 130}}) {
+  for (const LinearShape s :
+       {LinearShape{2048, 64, 64}, {700, 16, 70}, {100, 700, 300}, {2500, 48, 130}}) {
     Tensor first[4];
     for (const int threads : {1, 2, 3, 4}) {
       Context ctx(Device{}, {.threads = threads});
