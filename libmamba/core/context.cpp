@@ -95,7 +95,8 @@ int available_threads() {
   std::string quota;
   double period = 0;
   if (quota_file >> quota >> period && quota != "max" && period > 0) {
-    count = std::min(count, std::max(1, static_cast<int>(std::lround(std::atof(quota.c_str()) / period))));
+    count = std::min(count,
+                     std::max(1, static_cast<int>(std::lround(std::atof(quota.c_str()) / period))));
   }
   if (const char* text = std::getenv("OMP_NUM_THREADS")) {
     const int asked = std::atoi(text);
