@@ -212,6 +212,7 @@ std::vector<double> KmerBaseline::standardise() {
 
 void KmerBaseline::fit(const Context& ctx) {
   require(!labels_.empty(), ErrorKind::kInput, "k-mer baseline: no training sequences");
+  require(weights_.empty(), ErrorKind::kInternal, "k-mer baseline: fit() called twice");
   const std::vector<double> factor = standardise();
   chosen_l2_ = options_.l2 > 0 ? options_.l2 : choose_l2(ctx);
   std::vector<size_t> rows(labels_.size());
