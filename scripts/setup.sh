@@ -4,10 +4,10 @@
 
 build_packages=(
   g++ cmake ninja-build pkg-config nlohmann-json3-dev libssl-dev zlib1g-dev libhts-dev
-  libopenblas-dev libhwy-dev libcli11-dev libtomlplusplus-dev
+  libdeflate-dev libopenblas-dev libhwy-dev libcli11-dev libtomlplusplus-dev
 )
 test_packages=(libgtest-dev libbenchmark-dev)
-fuzz_packages=(clang libclang-rt-14-dev)
+fuzz_packages=(clang libclang-rt-14-dev libomp-dev)
 
 say() { printf '\n== %s\n' "$*"; }
 
