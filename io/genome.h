@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "io/sequence_reader.h"
 #include "libmamba/core/log.h"
 
 namespace gmamba {
@@ -30,10 +31,22 @@ struct Interval {
   auto operator<=>(const Interval&) const = default;
 };
 
+struct GenomeOptions {
+  Log* log = nullptr;
+  InvalidLetters invalid = InvalidLetters::kError;
+  bool save_index = true;  ///< write a missing .fai or .gzi where the folder allows it
+  /// An index beside a file up to this size is compared with one made anew, which takes less than a
+  /// second; for larger files its places are checked, and the lines again at every read.
+  int64_t compare_bytes = int64_t{1} << 28;
+};
+
 class Genome {
  public:
-  /// Opens every file and indexes it. Throws kInput for duplicate names within a file.
+  /// Opens every file and indexes it. Throws kInput for duplicate names within a file, lines of
+  /// unequal length within a record, plain gzip, and what open_sequences refuses. Records without
+  /// bases are left out.
   explicit Genome(std::vector<std::string> paths, Log* log = nullptr);
+  Genome(std::vector<std::string> paths, const GenomeOptions& options);
   ~Genome();
   Genome(const Genome&) = delete;
   Genome& operator=(const Genome&) = delete;
@@ -42,7 +55,8 @@ class Genome {
   const std::string& path(int32_t file) const;
   const std::vector<Contig>& contigs(int32_t file) const;
   int64_t total_bases() const;
-  /// Letters as in the file; thread-safe. Throws kInput when the interval is outside the contig.
+  /// Letters as in the file; thread-safe. Throws kInput when the interval is outside the contig, a
+  /// letter is none (or gives N, as asked for), or the file does not fit its index.
   std::string read(const Interval& interval) const;
   /// Contig by name over all files; throws kInput with a hint ("chr20" against "20") when absent or
   /// found in several files.

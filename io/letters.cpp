@@ -8,6 +8,7 @@
 #include <hwy/highway.h>
 
 #include "libmamba/core/error.h"
+#include "libmamba/core/text.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace gmamba::HWY_NAMESPACE {
@@ -122,6 +123,26 @@ alignas(16) constexpr std::array<uint8_t, 32> kSequenceLetters = sequence_letter
 
 bool is_sequence_letter(unsigned char letter) {
   return (letter & 0xC0) == 64 && kSequenceLetters[letter & 31u] == 0;
+}
+
+bool may_stand_for_n(unsigned char letter) { return letter > ' ' && letter < 0x7F; }
+
+std::string shown_byte(char byte) {
+  if (may_stand_for_n(static_cast<unsigned char>(byte))) return concat("'", byte, "'");
+  if (byte == ' ') return "a space";
+  if (byte == '\t') return "a tab";
+  if (byte == '\r') return "a carriage return";
+  return concat("byte ", printable(std::string_view(&byte, 1)));
+}
+
+std::string_view letter_problem(char byte) {
+  if (byte == '-' || byte == '.' || byte == '*') {
+    return " is a gap or stop, not a base; remove it, or read it as N (--invalid n)";
+  }
+  if (may_stand_for_n(static_cast<unsigned char>(byte))) {
+    return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN); --invalid n reads it as N";
+  }
+  return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN)";
 }
 
 size_t find_invalid_letter(std::string_view letters) {

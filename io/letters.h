@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 namespace gmamba {
@@ -16,6 +17,14 @@ bool is_sequence_letter(unsigned char letter);
 
 /// Position of the first byte that is no sequence letter; letters.size() when all are.
 size_t find_invalid_letter(std::string_view letters);
+
+/// Whether --invalid n may read this byte as N: what can be typed, but no blank or control byte.
+bool may_stand_for_n(unsigned char letter);
+
+/// A byte for messages: "'X'", "a space", "byte \x00".
+std::string shown_byte(char byte);
+/// Why this byte is refused in a sequence, and what to do: " is a gap or stop, ...".
+std::string_view letter_problem(char byte);
 
 /// Position of the first byte outside '!'..'~'; text.size() when there is none.
 size_t find_unprintable(std::string_view text);

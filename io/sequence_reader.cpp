@@ -133,7 +133,7 @@ class TextSequenceReader final : public SequenceReader {
       check_start(mark);
     } else if (mark != (fastq_ ? '@' : '>')) {
       fail_here(concat("expected '@' and a name after record '", printable(id_), "', found ",
-                       shown(mark), "; is its quality string longer than its sequence?"));
+                       shown_byte(mark), "; is its quality string longer than its sequence?"));
     }
     ++at_;
     header_line_ = line_;
@@ -157,8 +157,8 @@ class TextSequenceReader final : public SequenceReader {
     if (static_cast<unsigned char>(mark) == 0xEF) {
       fail_here("starts with a byte-order mark; remove its first three bytes");
     }
-    fail_here(
-        concat("expected '>' (FASTA) or '@' (FASTQ) before any sequence, found ", shown(mark)));
+    fail_here(concat("expected '>' (FASTA) or '@' (FASTQ) before any sequence, found ",
+                     shown_byte(mark)));
   }
 
   /// Fills the part; true when the record's sequence ended, false when more letters follow.
@@ -219,7 +219,7 @@ class TextSequenceReader final : public SequenceReader {
       const std::string_view quality(buffer_.data() + at_, line.text);
       const size_t bad = find_unprintable(quality);
       if (bad < quality.size()) {
-        fail_here(concat("record '", printable(id_), "': ", shown(quality[bad]),
+        fail_here(concat("record '", printable(id_), "': ", shown_byte(quality[bad]),
                          " is no quality character"));
       }
       at_ += line.text;
@@ -255,35 +255,22 @@ class TextSequenceReader final : public SequenceReader {
       at += find_invalid_letter(rest);
       if (at == size_) return;
       const auto letter = static_cast<unsigned char>(bases_[at]);
-      const bool graphic = letter > ' ' && letter < 0x7F;
-      if (options_.invalid == InvalidLetters::kError || !graphic) fail_letter(at, graphic);
+      if (options_.invalid == InvalidLetters::kError || !may_stand_for_n(letter)) fail_letter(at);
       bases_[at] = 'N';
       ++invalid_;
     }
   }
 
-  [[noreturn]] void fail_letter(size_t at, bool graphic) const {
+  [[noreturn]] void fail_letter(size_t at) const {
     const auto lines = std::upper_bound(line_starts_.begin(), line_starts_.end(), at);
     const int64_t line = part_line_ + (lines - line_starts_.begin()) - (part_starts_line_ ? 1 : 0);
-    const char letter = bases_[at];
-    const bool gap = letter == '-' || letter == '.' || letter == '*';
     fail(ErrorKind::kInput, input_.name, ": line ", line, ": record '", printable(id_),
-         "': ", shown(letter), " at base ", record_bases_ + static_cast<int64_t>(at) + 1,
-         gap       ? " is a gap or stop, not a base; remove it, or read it as N (--invalid n)"
-         : graphic ? " is no sequence letter (IUPAC ACGTURYKMSWBDHVN); --invalid n reads it as N"
-                   : " is no sequence letter (IUPAC ACGTURYKMSWBDHVN)");
+         "': ", shown_byte(bases_[at]), " at base ", record_bases_ + static_cast<int64_t>(at) + 1,
+         letter_problem(bases_[at]));
   }
 
   // ---- messages
 
-  static std::string shown(char c) {
-    const auto code = static_cast<unsigned char>(c);
-    if (code > ' ' && code < 0x7F) return concat("'", c, "'");
-    if (c == ' ') return "a space";
-    if (c == '\t') return "a tab";
-    if (c == '\r') return "a carriage return";
-    return concat("byte ", printable(std::string_view(&c, 1)));
-  }
   [[noreturn]] void fail_here(const std::string& what) const {
     fail(ErrorKind::kInput, input_.name, ": line ", line_, ": ", what);
   }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,8 +36,14 @@ class TemporaryFolder {
   }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
   std::string write(const std::string& name, std::string_view bytes) const {
-    write_file(path_ / name, bytes);
+    overwrite(file(name), bytes);
     return file(name);
+  }
+  /// Without the flush to disk that write_file does.
+  static void overwrite(const std::string& path, std::string_view bytes) {
+    std::ofstream out(path, std::ios::binary | std::ios::trunc);
+    out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    if (!out.flush()) throw std::runtime_error("cannot write " + path);
   }
   const std::filesystem::path& path() const { return path_; }
 
