@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Training runs as a user has them: killed, stopped, resumed, refused.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "libmamba/core/file.h"
+#include "libmamba/core/json.h"
+#include "libmamba/core/random.h"
+#include "libmamba/core/text.h"
+#include "libmamba/run_checkpoint.h"
+#include "tests/apps/command_runner.h"
+
+namespace gmamba::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string random_bases(int64_t count, uint64_t seed, double at_bias) {
+  Random random(seed, RandomUse::kTest);
+  std::string bases;
+  for (int64_t i = 0; i < count; ++i) {
+    bases += random.uniform() < at_bias ? "AT"[random.below(2)] : "CG"[random.below(2)];
+  }
+  return bases;
+}
+
+void write_genome(const fs::path& path, uint64_t seed, double at_bias = 0.5) {
+  std::ofstream out(path);
+  for (int contig = 0; contig < 3; ++contig) {
+    out << ">c" << contig << "\n";
+    const std::string bases = random_bases(6000, seed + static_cast<uint64_t>(contig), at_bias);
+    for (size_t i = 0; i < bases.size(); i += 60) out << bases.substr(i, 60) << "\n";
+  }
+}
+
+/// A small run that takes some seconds, saving at every step.
+std::string pretrain_words(const std::string& run, int64_t steps) {
+  return concat("pretrain --fasta genome.fa --out ", run, " --steps ", steps,
+                " --context 64 --batch-tokens 256 --d-model 16 --layers 2 --valid-fraction 0.2 "
+                "--save-every 1 --log-every 1 --eval-every 7 --rc-augment --progress none -q "
+                "--threads 2");
+}
+
+std::string weights(const fs::path& run) {
+  return sha256_bytes(read_file(run / "model" / "model.safetensors", 1 << 26));
+}
+
+/// Losses of metrics.jsonl by (split, step), times left out.
+std::string losses(const fs::path& run) {
+  std::string out;
+  for (const std::string& line : split(read_file(run / "metrics.jsonl", 1 << 26), '\n')) {
+    if (line.empty()) continue;
+    const Json json = parse_json(line, "metrics.jsonl");
+    out += concat(json.at("split").get<std::string>(), " ", json.at("step").dump(), " ",
+                  json.at("loss").dump(), "\n");
+  }
+  return out;
+}
+
+/// Starts the command as a child of this process; the caller kills and waits.
+pid_t start(const std::string& words, const fs::path& folder) {
+  const std::string line = concat("cd '", folder.string(), "' && exec '", GMAMBA_COMMAND, "' ",
+                                  words, " >/dev/null 2>>child.log");
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execl("/bin/sh", "sh", "-c", line.c_str(), static_cast<char*>(nullptr));
+    ::_exit(127);
+  }
+  return child;
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return status;
+}
+
+TEST(TrainingRuns, SurviveKillsAtRandomMomentsBitForBit) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  constexpr int64_t kSteps = 120;
+  const Outcome whole = run(pretrain_words("whole", kSteps), folder);
+  ASSERT_EQ(whole.code, 0) << whole.err;
+
+  Random random(2026, RandomUse::kTest);
+  int killed = 0;
+  int finished = 0;
+  for (int round = 0; round < 400 && killed < 20; ++round) {
+    const pid_t child = start(pretrain_words("killed", kSteps) + " --resume", folder);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + random.below(250)));
+    ::kill(child, SIGKILL);
+    const int status = wait_for(child);
+    if (WIFSIGNALED(status)) {
+      ++killed;
+    } else {
+      // it ended by itself before the signal: it must have ended well, and the next round is a new
+      // run
+      ASSERT_EQ(WEXITSTATUS(status), 0) << read_file(folder / "child.log", 1 << 20);
+      ++finished;
+      EXPECT_EQ(weights(folder / "killed"), weights(folder / "whole"));
+      remove_tree(folder / "killed");
+      continue;
+    }
+    // whatever the moment: what is there is whole
+    for (const int64_t step : list_checkpoints(folder / "killed")) {
+      std::string name = std::to_string(step);
+      name.insert(0, 8 - name.size(), '0');
+      EXPECT_NO_THROW(verify_checkpoint(folder / "killed" / "checkpoints" / ("step-" + name)));
+    }
+  }
+  EXPECT_EQ(killed, 20);
+  const Outcome rest = run(pretrain_words("killed", kSteps) + " --resume", folder);
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_EQ(weights(folder / "killed"), weights(folder / "whole"));
+  EXPECT_EQ(losses(folder / "killed"), losses(folder / "whole"));
+  RecordProperty("finished_early", finished);
+}
+
+TEST(TrainingRuns, StopCleanlyOnSigterm) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const pid_t child = start(pretrain_words("run", 100000), folder);
+  for (int i = 0; i < 200 && list_checkpoints(folder / "run").empty(); ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  ::kill(child, SIGTERM);
+  const int status = wait_for(child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 143);
+  const auto steps = list_checkpoints(folder / "run");
+  ASSERT_FALSE(steps.empty());
+  const Outcome info = run("info run", folder);
+  EXPECT_EQ(info.code, 0) << info.err;
+}
+
+TEST(TrainingRuns, RefuseWhatWouldLoseOrMixWork) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("run", 3), folder).code, 0);
+  const Outcome again = run(pretrain_words("run", 3), folder);
+  EXPECT_EQ(again.code, 2);
+  EXPECT_TRUE(contains(again.err, "--force"));
+  const Outcome other = run(pretrain_words("run", 3) + " --resume --lr 0.5", folder);
+  EXPECT_EQ(other.code, 2);
+  EXPECT_TRUE(contains(other.err, "'lr' differs"));
+  write_genome(folder / "other.fa", 9);
+  std::string words = pretrain_words("run", 3) + " --resume --fasta other.fa";
+  EXPECT_TRUE(contains(run(words, folder).err, "'genomes' differs"));
+  EXPECT_EQ(run(pretrain_words("run", 3) + " --force", folder).code, 0);
+  EXPECT_TRUE(
+      contains(run("pretrain --fasta genome.fa --out x", folder).err, "--steps or --tokens"));
+  EXPECT_EQ(run("pretrain --fasta missing.fa --out x --steps 1", folder).code, 1);
+  EXPECT_FALSE(fs::exists(folder / "x"));
+}
+
+TEST(TrainingRuns, ThreadsChangeNoBit) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("two", 10), folder).code, 0);
+  ASSERT_EQ(run(pretrain_words("one", 10) + " --threads 1", folder).code, 2)
+      << "an option given twice is refused";
+  std::string words = pretrain_words("one", 10);
+  words.replace(words.find("--threads 2"), 11, "--threads 1");
+  ASSERT_EQ(run(words, folder).code, 0);
+  EXPECT_EQ(weights(folder / "one"), weights(folder / "two"));
+}
+
+TEST(TrainingRuns, AllNContigsAreSkippedAndCounted) {
+  const fs::path folder = test_folder();
+  {
+    std::ofstream out(folder / "genome.fa");
+    out << ">gap\n"
+        << std::string(20000, 'N') << "\n>bases\n"
+        << random_bases(20000, 3, 0.5) << "\n";
+  }
+  const Outcome got = run(pretrain_words("run", 8) + " --valid-contigs bases", folder);
+  EXPECT_NE(got.code, 0) << "nothing but N is left to train on";
+  std::string words = pretrain_words("run2", 8);
+  ASSERT_EQ(run(words, folder).code, 0);
+  const Json record = parse_json(read_file(folder / "run2" / "run.json", 1 << 20), "run.json");
+  EXPECT_GT(record.at("results").at("skipped_windows").get<int64_t>(), 0);
+}
+
+TEST(Finetuning, LearnsWhatIsThereFromEachKindOfInput) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  write_genome(folder / "at.fa", 11, 0.8);
+  write_genome(folder / "gc.fa", 12, 0.2);
+  ASSERT_EQ(run(pretrain_words("base", 5), folder).code, 0);
+  {
+    std::ofstream table(folder / "train.tsv");
+    std::ofstream fasta(folder / "reads.fa");
+    std::ofstream labels(folder / "labels.tsv");
+    table << "sequence\tlabel\n";
+    labels << "id\tlabel\n";
+    for (int i = 0; i < 200; ++i) {
+      const bool at = i % 2 == 0;
+      const std::string bases =
+          random_bases(40 + i % 50, static_cast<uint64_t>(100 + i), at ? 0.8 : 0.2);
+      table << bases << "\t" << (at ? "at" : "gc") << "\n";
+      fasta << ">r" << i << "\n" << bases << "\n";
+      labels << "r" << i << "\t" << (at ? "at" : "gc") << "\n";
+    }
+  }
+  const std::string common =
+      " --model base --batch 16 --lr 1e-2 --progress none -q --kmer 3 --seed 4 --steps 60";
+  const auto accuracy = [&](const std::string& name) {
+    const Json record = parse_json(read_file(folder / name / "run.json", 1 << 20), "run.json");
+    return record.at("results").at("held_out").at("accuracy").get<double>();
+  };
+  for (const auto& [name, words] : std::vector<std::pair<std::string, std::string>>{
+           {"table", "--train train.tsv --strands both --rc-augment"},
+           {"records", "--labels labels.tsv reads.fa --pool last"},
+           {"windows", "--class at=at.fa --class gc=gc.fa --context 100"},
+           {"frozen", "--train train.tsv --freeze --pool max --lr-floor 1"}}) {
+    const Outcome got = run("finetune " + words + common + " --out " + name, folder);
+    ASSERT_EQ(got.code, 0) << got.err;
+    EXPECT_GT(accuracy(name), name == "frozen" ? 0.7 : 0.9) << name;
+  }
+  const Outcome regression =
+      run("finetune --train numbers.tsv --task regression --model base --out r --steps 2", folder);
+  EXPECT_EQ(regression.code, 1);
+  EXPECT_TRUE(contains(regression.err, "numbers.tsv"));
+}
+
+}  // namespace
+}  // namespace gmamba::test
