@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/finetune.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "libmamba/baseline_kmer.h"
+#include "libmamba/core/file.h"
+#include "libmamba/core/random.h"
+#include "libmamba/core/text.h"
+#include "libmamba/memory_plan.h"
+#include "libmamba/model_folder.h"
+#include "pipelines/labelled.h"
+#include "pipelines/metrics.h"
+#include "pipelines/stop.h"
+
+namespace gmamba {
+namespace {
+
+/// Training windows that the k-mer baseline sees, per class, when the source has no end.
+constexpr int64_t kBaselineWindows = 2000;
+
+/// One random strand per draw, a pure function of (seed, index).
+bool reverse_strand(uint64_t seed, uint64_t index) {
+  return (Random(seed, RandomUse::kAugment, index).bits() & 1) != 0;
+}
+
+class Finetuning {
+ public:
+  Finetuning(const FinetuneOptions& options, Job& job)
+      : options_(options),
+        job_(job),
+        ctx_(open_context(options.common, job)),
+        base_(load_model(options.model, Device{}, job.log)),
+        tokenizer_(base_.vocabulary()),
+        seed_(static_cast<uint64_t>(options.common.seed)) {
+    job.record.set_model(options.model, model_digest(options.model));
+    open_data();
+    const double default_epochs = options.classes.empty() ? 10 : 1;
+    const double epochs = options.epochs > 0 ? options.epochs : default_epochs;
+    const auto draws = epochs * static_cast<double>(source_->epoch_size());
+    steps_ = options.training.steps > 0
+                 ? options.training.steps
+                 : std::max<int64_t>(1, std::llround(draws / static_cast<double>(options.batch)));
+    segment_ = options.common.segment > 0 ? options.common.segment : kDefaultSegment;
+  }
+
+  bool plan_only() {
+    int64_t longest = 1;
+    for (const Example& example : valid_) {
+      longest = std::max(longest, static_cast<int64_t>(example.ids.size()));
+    }
+    const MemoryPlan plan =
+        plan_training(base_.config(), std::max<int64_t>(1, segment_ / longest), longest, segment_);
+    plan.require_within(options_.common.max_memory);
+    if (!options_.common.plan) return false;
+    job_.report = concat(plan.text(), "steps ", steps_, " of ", options_.batch, " sequences\n");
+    return true;
+  }
+
+  void run() {
+    TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
+                    fingerprint(), job_.log);
+    std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
+    if (checkpoint) {
+      const Json& state = checkpoint->trainer_state;
+      next_draw_ = state.at("next_draw").get<uint64_t>();
+      tokens_ = state.at("tokens").get<int64_t>();
+      if (!state.at("best_loss").is_null()) best_loss_ = state.at("best_loss").get<double>();
+    }
+    const OptimizerOptions optimizer = options_.training.optimizer(steps_);
+    const Trained trained = options_.freeze ? Trained::kHeadOnly : Trained::kAll;
+    Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer, trained)
+                                 : Trainer(*ctx_, first_model(), optimizer, trained);
+    log_line(job_.log, LogLevel::kInfo,
+             concat("training on ", format_count(source_->epoch_size()), " sequences a pass, ",
+                    steps_, " steps of ", options_.batch, "; validating on ",
+                    format_count(static_cast<int64_t>(valid_.size()))));
+    job_.progress.start("fine-tuning", "sequences", (steps_ - trainer.step()) * options_.batch);
+    while (trainer.step() < steps_) {
+      const StepReport report = step(trainer);
+      after_step(run, trainer, report);
+      if (stop_requested()) {
+        save(run, trainer);
+        job_.progress.finish();
+        check_stop();
+      }
+    }
+    job_.progress.finish();
+    finish(run, trainer);
+  }
+
+ private:
+  void open_data() {
+    const bool classify = options_.task == TaskKind::kClassification;
+    if (!options_.classes.empty()) {
+      ClassWindows windows =
+          open_class_windows(options_.classes, options_.context, options_.windows_per_class,
+                             options_.valid_fraction, tokenizer_, seed_, job_.log);
+      classes_ = std::move(windows.names);
+      source_ = std::move(windows.train);
+      valid_ = std::move(windows.valid);
+      log_line(job_.log, LogLevel::kInfo,
+               concat("classes: ", classes_.size(), "; ", format_count(windows.train_bases),
+                      " bases to train on, ", format_count(windows.valid_bases),
+                      " held out (no base is in both)"));
+      return;
+    }
+    LabelledText train = options_.train.empty()
+                             ? read_labelled_records(options_.inputs, options_.labels, job_.log)
+                             : read_labelled_table(options_.train);
+    const std::string& name = options_.train.empty() ? options_.labels : options_.train;
+    job_.record.add_input(name);
+    if (classify) {
+      classes_ = class_names(train.labels);
+      require(classes_.size() >= 2, ErrorKind::kInput, printable(name),
+              ": one class only; a classifier needs at least two");
+      require(classes_.size() <= 4096, ErrorKind::kInput, printable(name), ": ", classes_.size(),
+              " distinct labels; for numbers give --task regression");
+    }
+    std::vector<Example> examples = make_examples(train, classes_, options_.task, tokenizer_, name);
+    if (!options_.valid.empty()) {
+      valid_ = make_examples(read_labelled_table(options_.valid), classes_, options_.task,
+                             tokenizer_, options_.valid);
+    } else {
+      hold_out(examples);
+    }
+    source_ = list_source(std::move(examples), seed_);
+  }
+
+  /// Moves a share of the examples, chosen by seed, to validation; equal sequences stay together.
+  void hold_out(std::vector<Example>& examples) {
+    std::vector<Example> kept;
+    for (Example& example : examples) {
+      uint64_t hash = 1469598103934665603U;  // FNV-1a of the sequence
+      for (const uint8_t id : example.ids) hash = (hash ^ id) * 1099511628211U;
+      Random random(seed_ ^ hash, RandomUse::kSample);
+      (random.uniform() < options_.valid_fraction ? valid_ : kept).push_back(std::move(example));
+    }
+    examples = std::move(kept);
+  }
+
+  Model first_model() {
+    Model model = with_task(base_, options_.task, classes_, options_.pool, seed_);
+    ModelConfig config = model.config();
+    config.both_strands = options_.strands == Strands::kBoth;
+    Model placed(config, ctx_->device());
+    placed.set_vocabulary(model.vocabulary());
+    ctx_->upload(model.parameters().flat(), placed.parameters().flat());
+    return placed;
+  }
+
+  Json fingerprint() const {
+    FinetuneOptions options = options_;
+    OptionList list;
+    options.visit(list);
+    Json print = list.to_json();
+    for (const char* key :
+         {"model",   "train",      "valid",        "labels",    "inputs",   "class",
+          "resume",  "save-every", "eval-every",   "log-every", "keep",     "out",
+          "threads", "device",     "max-memory",   "plan",      "progress", "quiet",
+          "verbose", "force",      "no-provenance"}) {
+      print.erase(key);
+    }
+    print["segment"] = segment_;
+    print["classes"] = classes_;
+    print["model"] = model_digest(options_.model);
+    print["epoch"] = source_->epoch_size();
+    print["first"] = sha256_bytes(tokenizer_.decode(source_->draw(0).ids));
+    return print;
+  }
+
+  StepReport step(Trainer& trainer) {
+    std::vector<Example> examples;
+    std::vector<Ids> sequences;
+    std::vector<int64_t> lengths;
+    for (int64_t i = 0; i < options_.batch; ++i, ++next_draw_) {
+      examples.push_back(source_->draw(next_draw_));
+      Ids& ids = examples.back().ids;
+      if (options_.rc_augment && reverse_strand(seed_, next_draw_)) {
+        tokenizer_.reverse_complement(ids);
+      }
+      lengths.push_back(static_cast<int64_t>(ids.size()));
+      sequences.push_back(std::move(ids));
+    }
+    trainer.begin_step();
+    const auto pad = static_cast<uint8_t>(std::max(0, tokenizer_.vocabulary().pad));
+    for (const std::vector<size_t>& which : batches_by_length(lengths, segment_)) {
+      PaddedBatch batch = pad_batch(sequences, which, pad);
+      std::vector<int32_t> classes;
+      std::vector<float> values;
+      for (const size_t index : which) {
+        classes.push_back(examples[index].label);
+        values.push_back(examples[index].value);
+        tokens_ += lengths[index];
+        job_.record.add_bases(lengths[index]);
+      }
+      trainer.add_sequence_batch(batch.tokens, batch.lengths, classes, values, batch.length,
+                                 segment_, 1.0 / static_cast<double>(options_.batch));
+    }
+    job_.progress.add(options_.batch);
+    return trainer.end_step();
+  }
+
+  void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
+    job_.progress.set_note(step_note(report));
+    const bool last = report.step == steps_;
+    if (report.step % options_.training.log_every == 0 || last) {
+      const double seconds = std::max(1e-9, job_.progress.seconds());
+      Json line = step_metrics(report, tokens_, static_cast<double>(job_.record.bases()) / seconds);
+      line.erase("bits_per_base");  // a loss over labels, not bases
+      run.metrics(line);
+    }
+    if (!valid_.empty() && (report.step % options_.training.eval_interval(steps_) == 0 || last)) {
+      evaluate(run, trainer, report.step);
+    }
+    if (report.step % options_.training.save_interval(steps_) == 0 || last) save(run, trainer);
+  }
+
+  /// Predictions on the held-out examples; the best model so far becomes RUN/model.
+  void evaluate(TrainingRun& run, const Trainer& trainer, int64_t step) {
+    const std::vector<float> predicted = predict_valid(trainer.model());
+    Json line = {{"step", step}, {"split", "valid"}, {"time", unix_time()}, {"tokens", tokens_}};
+    double loss = 0;
+    std::string said;
+    if (options_.task == TaskKind::kClassification) {
+      const auto n = classes_.size();
+      for (size_t i = 0; i < valid_.size(); ++i) {
+        const float p = predicted[i * n + static_cast<size_t>(valid_[i].label)];
+        loss -=
+            std::log(std::max(1e-30, static_cast<double>(p))) / static_cast<double>(valid_.size());
+      }
+      const ClassMetrics metrics = class_metrics_of(predicted);
+      line["metrics"] = to_json(metrics, classes_);
+      said = concat("accuracy ", format_number(metrics.accuracy, 4), ", MCC ",
+                    format_number(metrics.mcc, 4));
+    } else {
+      std::vector<float> truth;
+      for (const Example& example : valid_) truth.push_back(example.value);
+      const RegressionMetrics metrics = regression_metrics(truth, predicted);
+      loss = metrics.mean_squared_error;
+      line["metrics"] = to_json(metrics);
+      said = concat("Pearson r ", format_number(metrics.pearson, 4), ", R2 ",
+                    format_number(metrics.r_squared, 4));
+    }
+    line["loss"] = loss;
+    run.metrics(line);
+    log_line(job_.log, LogLevel::kInfo,
+             concat("step ", step, ": held-out loss ", format_number(loss, 4), ", ", said));
+    if (!best_loss_ || loss < *best_loss_) {
+      best_loss_ = loss;
+      run.publish(trainer);
+    }
+  }
+
+  std::vector<float> predict_valid(const Model& model) {
+    std::vector<Ids> sequences;
+    for (const Example& example : valid_) sequences.push_back(example.ids);
+    return predict(*ctx_, model, tokenizer_, sequences, segment_);
+  }
+
+  ClassMetrics class_metrics_of(const std::vector<float>& probabilities) const {
+    const auto n = static_cast<int64_t>(classes_.size());
+    std::vector<int32_t> truth;
+    for (const Example& example : valid_) truth.push_back(example.label);
+    return class_metrics(truth, argmax_rows(probabilities, n), n);
+  }
+
+  void save(TrainingRun& run, const Trainer& trainer) {
+    run.save(trainer,
+             {{"next_draw", next_draw_},
+              {"tokens", tokens_},
+              {"best_loss", best_loss_ ? Json(*best_loss_) : Json()}},
+             options_.training.keep);
+    if (valid_.empty()) run.publish(trainer);
+  }
+
+  /// k-mer logistic regression on the same training sequences, on the same held-out ones.
+  ClassMetrics baseline() {
+    KmerBaseline model({.k = static_cast<int>(options_.kmer)}, static_cast<int>(classes_.size()));
+    const auto codes = [&](const Example& example) {
+      std::vector<uint8_t> out(example.ids.size());
+      tokens_to_bases(tokenizer_.vocabulary(), example.ids, out);
+      return out;
+    };
+    const int64_t most = options_.classes.empty()
+                             ? source_->epoch_size()
+                             : std::min(source_->epoch_size(),
+                                        kBaselineWindows * static_cast<int64_t>(classes_.size()));
+    for (int64_t i = 0; i < most; ++i) {
+      check_stop();
+      const Example example = source_->draw(static_cast<uint64_t>(i));
+      model.add_training(codes(example), example.label);
+    }
+    model.fit(*ctx_);
+    std::vector<float> probabilities;
+    for (const Example& example : valid_) {
+      for (const double p : model.predict(codes(example))) {
+        probabilities.push_back(static_cast<float>(p));
+      }
+    }
+    return class_metrics_of(probabilities);
+  }
+
+  void finish(TrainingRun& run, const Trainer& trainer) {
+    RunRecord& record = job_.record;
+    record.set_result("steps", trainer.step());
+    record.set_result("tokens", tokens_);
+    record.set_result("skipped_steps", trainer.skipped_steps());
+    if (best_loss_) {
+      const Model best = load_model(run.folder() / "model", ctx_->device(), nullptr);
+      record.set_result("best_held_out_loss", *best_loss_);
+      if (options_.task == TaskKind::kClassification) {
+        const ClassMetrics model = class_metrics_of(predict_valid(best));
+        record.set_result("held_out", to_json(model, classes_));
+        log_line(
+            job_.log, LogLevel::kInfo,
+            concat("held-out predictions of the best model:\n", confusion_text(model, classes_)));
+        std::string beside;
+        if (options_.kmer > 0) {
+          const ClassMetrics kmer = baseline();
+          record.set_result("kmer_baseline", to_json(kmer, classes_));
+          beside =
+              concat("; ", options_.kmer, "-mer logistic regression ",
+                     format_number(kmer.accuracy, 4), " (MCC ", format_number(kmer.mcc, 4), ")");
+        }
+        log_line(job_.log, LogLevel::kInfo,
+                 concat("held-out accuracy: model ", format_number(model.accuracy, 4), " (MCC ",
+                        format_number(model.mcc, 4), ")", beside, "; ", model.count, " sequences"));
+      }
+    }
+    record.add_output((run.folder() / "model").string());
+    record.write(run.folder() / "run.json");
+  }
+
+  const FinetuneOptions& options_;
+  Job& job_;
+  std::unique_ptr<Context> ctx_;
+  Model base_;
+  Tokenizer tokenizer_;
+  uint64_t seed_;
+  std::vector<std::string> classes_;
+  std::unique_ptr<ExampleSource> source_;
+  std::vector<Example> valid_;
+  int64_t steps_ = 0;
+  int64_t segment_ = 0;
+  uint64_t next_draw_ = 0;
+  int64_t tokens_ = 0;
+  std::optional<double> best_loss_;
+};
+
+}  // namespace
+
+void FinetuneOptions::validate() const {
+  training.validate();
+  common.validate();
+  const auto at_least = [](int64_t value, int64_t low, const char* flag) {
+    require(value >= low, ErrorKind::kUsage, flag, ": expected at least ", low, ", found ", value);
+  };
+  require(!common.out.empty() && common.out != "-", ErrorKind::kUsage,
+          "--out: name the run folder to make");
+  const int sources =
+      (train.empty() ? 0 : 1) + (labels.empty() ? 0 : 1) + (classes.empty() ? 0 : 1);
+  require(sources == 1, ErrorKind::kUsage,
+          "give one of --train TABLE, --labels TABLE with FASTA inputs, or --class NAME=FASTA");
+  require(labels.empty() == inputs.empty(), ErrorKind::kUsage,
+          "--labels and FASTA inputs go together");
+  require(classes.empty() || task == TaskKind::kClassification, ErrorKind::kUsage,
+          "--class makes a classifier; --task regression needs numbers in a table");
+  require(epochs >= 0, ErrorKind::kUsage, "--epochs: expected at least 0, found ", epochs);
+  require(training.steps == 0 || epochs == 0, ErrorKind::kUsage,
+          "give --steps or --epochs, not both");
+  require(valid_fraction >= 0 && valid_fraction < 1, ErrorKind::kUsage,
+          "--valid-fraction: expected 0 to below 1, found ", valid_fraction);
+  at_least(context, 1, "--context");
+  at_least(windows_per_class, 1, "--windows-per-class");
+  at_least(batch, 1, "--batch");
+  require(kmer >= 0 && kmer <= 8, ErrorKind::kUsage, "--kmer: expected 0 to 8, found ", kmer);
+}
+
+void finetune(const FinetuneOptions& options, Job& job) {
+  options.validate();
+  Finetuning work(options, job);
+  if (work.plan_only()) return;
+  work.run();
+}
+
+}  // namespace gmamba

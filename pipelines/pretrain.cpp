@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/pretrain.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <optional>
+
+#include "io/loader.h"
+#include "libmamba/core/file.h"
+#include "libmamba/core/text.h"
+#include "libmamba/memory_plan.h"
+#include "libmamba/model_folder.h"
+#include "pipelines/held_out.h"
+#include "pipelines/stop.h"
+
+namespace gmamba {
+namespace {
+
+/// Held-out bases read at an evaluation during training; the last one reads all of them.
+constexpr int64_t kEvaluationBases = 1 << 20;
+
+ModelConfig new_config(const PretrainOptions& options, const Vocabulary& vocabulary) {
+  ModelConfig config;
+  config.vocab_size = (vocabulary.size() + 7) / 8 * 8;
+  config.d_model = options.d_model;
+  config.n_layers = options.layers;
+  config.d_state = options.d_state;
+  config.d_conv = options.d_conv;
+  config.expand = options.expand;
+  config.dt_rank = ModelConfig::auto_dt_rank(options.d_model);
+  config.tie_embeddings = !options.untied;
+  config.pad_token = vocabulary.pad;
+  config.bos_token = vocabulary.bos;
+  config.eos_token = vocabulary.eos;
+  config.trained_context = options.context;
+  config.validate();
+  return config;
+}
+
+/// How a step of --batch-tokens is cut into micro-batches of rows.
+struct StepShape {
+  int64_t segment = 0;  ///< tokens of a row computed at once
+  int64_t rows = 0;     ///< of one micro-batch
+  int64_t micro_batches = 0;
+  int64_t tokens(int64_t context) const { return rows * micro_batches * context; }
+};
+
+StepShape step_shape(const PretrainOptions& options) {
+  StepShape shape;
+  const int64_t computed = options.common.segment > 0 ? options.common.segment : kDefaultSegment;
+  shape.segment = std::min(options.context, computed);
+  const int64_t rows = std::max<int64_t>(1, options.training.batch_tokens / options.context);
+  const int64_t most = std::max<int64_t>(1, computed / options.context);
+  shape.micro_batches = (rows + most - 1) / most;
+  shape.rows = (rows + shape.micro_batches - 1) / shape.micro_batches;
+  return shape;
+}
+
+/// What must be the same when a run goes on: all options but those of the surroundings, and the
+/// data.
+Json fingerprint(const PretrainOptions& given, const StepShape& shape, const Genome& genome) {
+  PretrainOptions options = given;
+  OptionList list;
+  options.visit(list);
+  Json print = list.to_json();
+  for (const char* key : {"resume", "save-every", "eval-every", "log-every", "keep", "out",
+                          "threads", "device", "max-memory", "plan", "progress", "quiet", "verbose",
+                          "force", "no-provenance", "fasta", "init"}) {
+    print.erase(key);
+  }
+  print["segment"] = shape.segment;
+  print["rows"] = shape.rows;
+  Json files = Json::array();
+  for (int32_t file = 0; file < genome.files(); ++file) {
+    Json contigs = Json::array();
+    for (const Contig& contig : genome.contigs(file)) {
+      contigs.push_back(concat(printable(contig.name), ":", contig.length));
+    }
+    files.push_back(sha256_bytes(contigs.dump()));
+  }
+  print["genomes"] = files;
+  return print;
+}
+
+std::vector<Interval> at_most(const std::vector<Interval>& intervals, int64_t bases) {
+  int64_t total = 0;
+  for (const Interval& interval : intervals) total += interval.length();
+  if (total <= bases) return intervals;
+  // evenly spread, so that every genome has its part
+  std::vector<Interval> some;
+  const auto every = static_cast<size_t>((total + bases - 1) / bases);
+  for (size_t i = 0; i < intervals.size(); i += every) some.push_back(intervals[i]);
+  return some;
+}
+
+LossTotals evaluate(Context& ctx, const Model& model, const Genome& genome,
+                    const Tokenizer& tokenizer, const std::vector<Interval>& intervals,
+                    int64_t segment) {
+  LossTotals totals;
+  for (const Interval& interval : intervals) {
+    totals += stream_loss(ctx, model, genome, tokenizer, interval, segment);
+  }
+  return totals;
+}
+
+class Pretraining {
+ public:
+  Pretraining(const PretrainOptions& options, Job& job)
+      : options_(options), job_(job), ctx_(open_context(options.common, job)) {
+    genome_.emplace(options.fasta, job.log);
+    for (const std::string& path : options.fasta) job.record.add_input(path);
+    if (!options.init.empty()) init_.emplace(load_model(options.init, Device{}, job.log));
+    tokenizer_.emplace(init_ ? init_->vocabulary() : Vocabulary::characters());
+    SplitOptions split;
+    if (!options.regions.empty()) split.regions = genome_->parse_regions(options.regions);
+    if (!options.valid_regions.empty()) {
+      split.valid_regions = genome_->parse_regions(options.valid_regions);
+    }
+    split.valid_contigs = options.valid_contigs;
+    split.valid_fraction =
+        options.valid_regions.empty() && options.valid_contigs.empty() ? options.valid_fraction : 0;
+    split.seed = static_cast<uint64_t>(options.common.seed);
+    split_ = make_split(*genome_, split);
+    shape_ = step_shape(options);
+    const int64_t step_tokens = shape_.tokens(options.context);
+    steps_ = options.training.steps > 0
+                 ? options.training.steps
+                 : std::max<int64_t>(1, (options.tokens + step_tokens / 2) / step_tokens);
+    config_ = init_ ? init_->config() : new_config(options, tokenizer_->vocabulary());
+  }
+
+  bool plan_only() {
+    const MemoryPlan plan = plan_training(config_, shape_.rows, options_.context, shape_.segment);
+    plan.require_within(options_.common.max_memory);
+    if (!options_.common.plan) return false;
+    job_.report = concat(plan.text(), "steps ", steps_, ", each ", shape_.micro_batches,
+                         " micro-batches of ", shape_.rows, " x ", options_.context,
+                         " tokens; training on ", format_count(split_.train_bases),
+                         " bases, held out ", format_count(split_.valid_bases), "\n");
+    return true;
+  }
+
+  void run() {
+    TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
+                    fingerprint(options_, shape_, *genome_), job_.log);
+    std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
+    uint64_t cursor = 0;
+    if (checkpoint) {
+      cursor = checkpoint->trainer_state.at("next_draw").get<uint64_t>();
+      tokens_ = checkpoint->trainer_state.at("tokens").get<int64_t>();
+      skipped_windows_ = checkpoint->trainer_state.at("skipped_windows").get<int64_t>();
+    }
+    const OptimizerOptions optimizer = options_.training.optimizer(steps_);
+    Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
+                                 : Trainer(*ctx_, first_model(), optimizer);
+    say_plan(trainer);
+    WindowSampler sampler(split_.train, options_.context + 1, options_.rc_augment,
+                          static_cast<uint64_t>(options_.common.seed));
+    BatchLoader loader(
+        *genome_, sampler, *tokenizer_,
+        {.batch = shape_.rows,
+         .context = options_.context,
+         .repeat_weight = static_cast<float>(options_.repeat_weight),
+         .prefetch = static_cast<int>(std::clamp<int64_t>(shape_.micro_batches, 4, 64)),
+         .first_draw = cursor});
+    job_.progress.start("pretraining", "tokens",
+                        (steps_ - trainer.step()) * shape_.tokens(options_.context));
+    while (trainer.step() < steps_) {
+      const StepReport report = step(trainer, loader);
+      after_step(run, trainer, report);
+      if (stop_requested()) {
+        save(run, trainer);
+        job_.progress.finish();
+        check_stop();
+      }
+    }
+    job_.progress.finish();
+    finish(run, trainer, loader);
+  }
+
+ private:
+  Model first_model() {
+    Model model(config_, ctx_->device());
+    if (init_) {
+      ctx_->upload(init_->parameters().flat(), model.parameters().flat());
+    } else {
+      ParameterBuffer values(model.parameters().shared_layout(), Device{});
+      initialize(values, config_, static_cast<uint64_t>(options_.common.seed));
+      ctx_->upload(values.flat(), model.parameters().flat());
+    }
+    model.set_vocabulary(tokenizer_->vocabulary());
+    return model;
+  }
+
+  void say_plan(const Trainer& trainer) {
+    const auto info = [&](const std::string& line) { log_line(job_.log, LogLevel::kInfo, line); };
+    info(concat("model: ", config_.n_layers, " layers of width ", config_.d_model, ", ",
+                format_count(trainer.model().parameters().layout().count()), " parameters"));
+    info(concat("data: ", format_count(split_.train_bases), " bases to train on, ",
+                format_count(split_.valid_bases), " held out (no base is in both)"));
+    info(concat("steps: ", steps_, " of ", format_count(shape_.tokens(options_.context)),
+                " tokens (context ", options_.context, ")"));
+  }
+
+  StepReport step(Trainer& trainer, BatchLoader& loader) {
+    std::vector<Batch> batches;
+    double weight = 0;
+    for (int64_t i = 0; i < shape_.micro_batches; ++i) {
+      batches.push_back(loader.next());
+      weight += batches.back().weight_sum;
+      skipped_windows_ += batches.back().skipped;
+    }
+    next_draw_ = batches.back().next_draw;
+    trainer.begin_step();
+    for (const Batch& batch : batches) {
+      trainer.add_language_batch(batch.tokens, batch.targets, batch.weights, batch.batch,
+                                 batch.length, shape_.segment, weight > 0 ? 1 / weight : 0);
+      tokens_ += batch.batch * batch.length;
+      job_.record.add_bases(batch.batch * batch.length);
+      job_.progress.add(batch.batch * batch.length);
+    }
+    return trainer.end_step();
+  }
+
+  void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
+    job_.progress.set_note(step_note(report));
+    if (report.skipped) {
+      log_line(job_.log, LogLevel::kWarning,
+               concat("step ", report.step, ": the gradient was not finite; update skipped"));
+    }
+    const bool last = report.step == steps_;
+    if (report.step % options_.training.log_every == 0 || last) {
+      const double seconds = job_.progress.seconds();
+      const double rate = seconds > 0 ? static_cast<double>(job_.record.bases()) / seconds : 0;
+      run.metrics(step_metrics(report, tokens_, rate));
+    }
+    if (!split_.valid.empty() && report.step % options_.training.eval_interval(steps_) == 0 &&
+        !last) {
+      write_evaluation(run, report.step,
+                       evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_,
+                                at_most(split_.valid, kEvaluationBases), shape_.segment));
+    }
+    if (report.step % options_.training.save_interval(steps_) == 0 || last) save(run, trainer);
+  }
+
+  void write_evaluation(TrainingRun& run, int64_t step, const LossTotals& totals) {
+    const double bits = totals.mean() * kBitsPerNat;
+    run.metrics({{"step", step},
+                 {"split", "valid"},
+                 {"time", unix_time()},
+                 {"tokens", tokens_},
+                 {"loss", totals.mean()},
+                 {"bits_per_base", bits},
+                 {"perplexity", std::exp(totals.mean())},
+                 {"accuracy", totals.correct / std::max(totals.weight, 1e-30)},
+                 {"bases", totals.count}});
+    log_line(job_.log, LogLevel::kInfo,
+             concat("step ", step, ": held-out bits per base ", format_number(bits, 5)));
+  }
+
+  void save(TrainingRun& run, const Trainer& trainer) {
+    run.save(
+        trainer,
+        {{"next_draw", next_draw_}, {"tokens", tokens_}, {"skipped_windows", skipped_windows_}},
+        options_.training.keep);
+    run.publish(trainer);
+  }
+
+  void finish(TrainingRun& run, const Trainer& trainer, const BatchLoader& loader) {
+    RunRecord& record = job_.record;
+    record.set_result("steps", trainer.step());
+    record.set_result("tokens", tokens_);
+    record.set_result("skipped_windows", skipped_windows_);
+    record.set_result("skipped_steps", trainer.skipped_steps());
+    record.set_result("waited_for_data_seconds", loader.waited_seconds());
+    if (!split_.valid.empty()) {
+      const LossTotals totals =
+          evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_, split_.valid, shape_.segment);
+      const double bits = totals.mean() * kBitsPerNat;
+      write_evaluation(run, trainer.step(), totals);
+      record.set_result("held_out_bits_per_base", bits);
+      record.set_result("held_out_bases", totals.count);
+      const std::vector<int> orders = {3, 11};
+      const std::vector<double> markov =
+          markov_bits_per_base(*genome_, *tokenizer_, split_.train, split_.valid, orders);
+      std::string beside;
+      for (size_t i = 0; i < orders.size(); ++i) {
+        record.set_result(concat("markov_order_", orders[i], "_bits_per_base"), markov[i]);
+        beside += concat(", order-", orders[i], " Markov ", format_number(markov[i], 5));
+      }
+      log_line(job_.log, LogLevel::kInfo,
+               concat("held-out bits per base: model ", format_number(bits, 5), beside, " (",
+                      format_count(totals.count), " bases)"));
+    }
+    record.add_output((run.folder() / "model").string());
+    record.write(run.folder() / "run.json");
+  }
+
+  const PretrainOptions& options_;
+  Job& job_;
+  std::unique_ptr<Context> ctx_;
+  std::optional<Genome> genome_;
+  std::optional<Model> init_;
+  std::optional<Tokenizer> tokenizer_;
+  Split split_;
+  StepShape shape_;
+  ModelConfig config_;
+  int64_t steps_ = 0;
+  uint64_t next_draw_ = 0;
+  int64_t tokens_ = 0;
+  int64_t skipped_windows_ = 0;
+};
+
+}  // namespace
+
+void PretrainOptions::validate() const {
+  training.validate();
+  common.validate();
+  require(!common.out.empty() && common.out != "-", ErrorKind::kUsage,
+          "--out: name the run folder to make");
+  require(context >= 1, ErrorKind::kUsage, "--context: expected at least 1, found ", context);
+  require((training.steps > 0) != (tokens > 0), ErrorKind::kUsage,
+          "give either --steps or --tokens (how long to train)");
+  require(valid_fraction >= 0 && valid_fraction < 1, ErrorKind::kUsage,
+          "--valid-fraction: expected 0 to below 1, found ", valid_fraction);
+  require(repeat_weight >= 0 && repeat_weight <= 1, ErrorKind::kUsage,
+          "--repeat-weight: expected 0 to 1, found ", repeat_weight);
+}
+
+void pretrain(const PretrainOptions& options, Job& job) {
+  options.validate();
+  Pretraining work(options, job);
+  if (work.plan_only()) return;
+  work.run();
+}
+
+}  // namespace gmamba
