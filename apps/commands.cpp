@@ -3,6 +3,11 @@
 
 namespace gmamba::app {
 
-std::vector<Command> all_commands() { return {}; }
+std::vector<Command> all_commands() {
+  return {
+      pretrain_command(),
+      finetune_command(),
+  };
+}
 
 }  // namespace gmamba::app

@@ -9,6 +9,9 @@
 
 namespace gmamba::app {
 
+Command pretrain_command();
+Command finetune_command();
+
 std::vector<Command> all_commands();
 
 }  // namespace gmamba::app

@@ -31,6 +31,7 @@ inline std::filesystem::path test_folder() {
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
   const auto folder = std::filesystem::path(testing::TempDir()) / "gmamba_command" /
                       (std::string(info->test_suite_name()) + "." + info->name());
+  std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   return folder;
 }
