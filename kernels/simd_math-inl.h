@@ -29,8 +29,9 @@ namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Nearest integer in one instruction; what comes of NaN and of values outside int32 is unspecified.
-// (Highway's NearestInt spends three more to saturate.)
+// Nearest integer in one instruction. NaN gives an integer whose low nine bits are 0, so that
+// ScaleByPowerOf2 hands it on; values outside int32 give anything. (Highway's NearestInt spends
+// three more instructions to saturate.)
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 template <size_t N>
 HWY_INLINE hn::Vec128<int32_t, N> RoundToInt(hn::Vec128<float, N> x) {
@@ -49,7 +50,7 @@ HWY_INLINE hn::Vec512<int32_t> RoundToInt(hn::Vec512<float> x) {
 #else
 template <class V>
 HWY_INLINE auto RoundToInt(V x) {
-  return hn::NearestInt(x);
+  return hn::NearestInt(hn::IfThenElseZero(hn::Eq(x, x), x));
 }
 #endif
 
@@ -61,29 +62,38 @@ HWY_INLINE V ScaleByPowerOf2(D d, V p, VI n) {
   return hn::BitCast(d, hn::Add(hn::BitCast(di, p), hn::ShiftLeft<23>(n)));
 }
 
-/// 2^f for |f| <= 0.5, relative error 1.1e-7 before rounding; exact at 0, slope exact to 3e-9, so
-/// that products of many factors close to 1 keep their accuracy.
-template <class D, class V>
-HWY_INLINE V Exp2Fraction(D d, V f) {
-  V p = hn::MulAdd(hn::Set(d, 0.001330051571F), f, hn::Set(d, 0.009669659659F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.05550558493F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.2402228266F));
-  p = hn::MulAdd(p, f, hn::Set(d, 0.6931471825F));
-  return hn::MulAdd(p, f, hn::Set(d, 1.0F));
+/// 2^x[i] for -126 <= x[i] <= 128, and NaN for NaN; a caller that knows the range saves the guards
+/// of Exp2. The steps of the M results are written side by side, so that independent instructions
+/// stand next to each other. The polynomial of the fraction f, |f| <= 0.5, is within 1.1e-7, exact
+/// at 0 and its slope exact to 3e-9, so that products of many factors close to 1 keep their
+/// accuracy.
+template <class D, class V, size_t M>
+HWY_INLINE void Exp2InRange(D d, const V (&x)[M], V (&y)[M]) {
+  decltype(RoundToInt(x[0])) n[M];
+  V f[M];
+  for (size_t i = 0; i < M; ++i) n[i] = RoundToInt(x[i]);
+  for (size_t i = 0; i < M; ++i) f[i] = hn::Sub(x[i], hn::ConvertTo(d, n[i]));
+  const V c5 = hn::Set(d, 0.001330051571F);
+  for (size_t i = 0; i < M; ++i) y[i] = hn::MulAdd(c5, f[i], hn::Set(d, 0.009669659659F));
+  for (size_t i = 0; i < M; ++i) y[i] = hn::MulAdd(y[i], f[i], hn::Set(d, 0.05550558493F));
+  for (size_t i = 0; i < M; ++i) y[i] = hn::MulAdd(y[i], f[i], hn::Set(d, 0.2402228266F));
+  for (size_t i = 0; i < M; ++i) y[i] = hn::MulAdd(y[i], f[i], hn::Set(d, 0.6931471825F));
+  for (size_t i = 0; i < M; ++i) y[i] = hn::MulAdd(y[i], f[i], hn::Set(d, 1.0F));
+  for (size_t i = 0; i < M; ++i) y[i] = ScaleByPowerOf2(d, y[i], n[i]);
 }
-
-/// 2^x for -126 <= x <= 128; a caller that knows the range saves the guards of Exp2.
 template <class D, class V>
 HWY_INLINE V Exp2InRange(D d, V x) {
-  const auto n = RoundToInt(x);
-  return ScaleByPowerOf2(d, Exp2Fraction(d, hn::Sub(x, hn::ConvertTo(d, n))), n);
+  const V in[1] = {x};
+  V out[1];
+  Exp2InRange(d, in, out);
+  return out[0];
 }
 
-/// `in_range` where low <= x < high, 0 below, infinity above, NaN for NaN.
+/// `in_range` where low <= x < high, 0 below, infinity above; a NaN in `in_range` stays.
 template <class D, class V>
 HWY_INLINE V GuardExponential(D d, V x, float low, float high, V in_range) {
-  const V above = hn::Mul(x, hn::Set(d, std::numeric_limits<float>::infinity()));
-  const V below_high = hn::IfThenElse(hn::Lt(x, hn::Set(d, high)), in_range, above);
+  const V infinity = hn::Set(d, std::numeric_limits<float>::infinity());
+  const V below_high = hn::IfThenElse(hn::Ge(x, hn::Set(d, high)), infinity, in_range);
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(d, low)), below_high);
 }
 
@@ -93,9 +103,9 @@ HWY_INLINE V Exp2(D d, V x) {
   return GuardExponential(d, x, -126.0F, 128.0F, Exp2InRange(d, x));
 }
 
-/// e^x.
+/// e^x for -87.33 <= x <= 88.72, and NaN for NaN.
 template <class D, class V>
-HWY_INLINE V Exp(D d, V x) {
+HWY_INLINE V ExpInRange(D d, V x) {
   const auto n = RoundToInt(hn::Mul(x, hn::Set(d, 1.44269504F)));
   const V whole = hn::ConvertTo(d, n);
   V f = hn::NegMulAdd(whole, hn::Set(d, 0.693145751953125F), x);  // ln 2: exact product, then rest
@@ -106,7 +116,20 @@ HWY_INLINE V Exp(D d, V x) {
   p = hn::MulAdd(p, f, hn::Set(d, 0.4999999404F));
   p = hn::MulAdd(hn::Mul(p, f), f, f);
   p = hn::Add(p, hn::Set(d, 1.0F));
-  return GuardExponential(d, x, -87.3365402F, 88.722839F, ScaleByPowerOf2(d, p, n));
+  return ScaleByPowerOf2(d, p, n);
+}
+
+/// e^x.
+template <class D, class V>
+HWY_INLINE V Exp(D d, V x) {
+  return GuardExponential(d, x, -87.3365402F, 88.722839F, ExpInRange(d, x));
+}
+
+/// e^-|x|.
+template <class D, class V>
+HWY_INLINE V ExpOfMinusAbs(D d, V x) {
+  const V below = hn::Neg(hn::Abs(x));
+  return hn::IfThenZeroElse(hn::Lt(below, hn::Set(d, -87.3365402F)), ExpInRange(d, below));
 }
 
 /// log(1 + t) for 0 <= t <= 1; NaN stays NaN.
@@ -126,8 +149,17 @@ HWY_INLINE V Log1pUnit(D d, V t) {
 /// log(1 + e^v): v itself for v > 20, e^v for very negative v.
 template <class D, class V>
 HWY_INLINE V Softplus(D d, V v) {
-  const V tail = Log1pUnit(d, Exp(d, hn::Neg(hn::Abs(v))));
-  return hn::Add(hn::IfThenElse(hn::Lt(v, hn::Zero(d)), hn::Zero(d), v), tail);
+  const V tail = Log1pUnit(d, ExpOfMinusAbs(d, v));
+  return hn::Add(hn::ZeroIfNegative(v), tail);
+}
+
+/// Softplus and its derivative, Sigmoid, from one exponential.
+template <class D, class V>
+HWY_INLINE V SoftplusAndSigmoid(D d, V v, V& sigmoid) {
+  const V one = hn::Set(d, 1.0F);
+  const V e = ExpOfMinusAbs(d, v);
+  sigmoid = hn::Div(hn::IfThenElse(hn::Lt(v, hn::Zero(d)), e, one), hn::Add(one, e));
+  return hn::Add(hn::ZeroIfNegative(v), Log1pUnit(d, e));
 }
 
 /// 1 / (1 + e^-v); the derivative of Softplus.

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Checks and dispatch of the selective scan; the bodies are in selective_scan_cpu.h and
+/// cuda_sequence.h.
+#include "kernels/selective_scan.h"
+
+#include "kernels/checks.h"
+#include "kernels/cuda_sequence.h"
+#include "kernels/selective_scan_cpu.h"
+#include "kernels/selective_scan_pieces.h"
+
+namespace gmamba {
+namespace {
+
+constexpr DType kF32 = DType::kF32;
+
+struct ScanShape {
+  int64_t batch, length, d_inner, d_state;
+};
+
+/// delta and A fix the shape of everything else.
+ScanShape shape_of(const Door& door, const ConstTensorView& delta, const ConstTensorView& A) {
+  door.first("delta", delta, kF32, 3);
+  door.first("A", A, kF32, 2);
+  const ScanShape shape{delta.dim(0), delta.dim(1), delta.dim(2), A.dim(1)};
+  door.expect("A", A, kF32, {shape.d_inner, shape.d_state});
+  require(shape.d_state >= 1 && shape.d_state <= cpu::kScanMaxState, ErrorKind::kShape,
+          "selective_scan: A: expected a state size from 1 to ", cpu::kScanMaxState, ", found ",
+          shape.d_state);
+  return shape;
+}
+
+void check_forward(const Context& ctx, const SelectiveScanForward& args) {
+  const Door door(ctx, "selective_scan_forward");
+  const auto [B, L, E, N] = shape_of(door, args.delta, args.A);
+  door.expect("u", args.u, kF32, {B, L, E});
+  door.expect("B", args.B, kF32, {B, L, N});
+  door.expect("C", args.C, kF32, {B, L, N});
+  door.optional("D", args.D, kF32, {E});
+  door.optional("z", args.z, kF32, {B, L, E});
+  door.optional("delta_bias", args.delta_bias, kF32, {E});
+  door.optional("state_in", args.state_in, kF32, {B, E, N});
+  door.expect("y", args.y, kF32, {B, L, E});
+  door.optional("state_out", args.state_out, kF32, {B, E, N});
+  door.optional("saved_states", args.saved_states, kF32, {B, scan_saved_states(L), E, N});
+  require(args.state_in.empty() || args.state_in.data != args.state_out.data, ErrorKind::kInternal,
+          "selective_scan_forward: state_in and state_out are the same array");
+}
+
+void check_backward(const Context& ctx, const SelectiveScanBackward& args) {
+  const Door door(ctx, "selective_scan_backward");
+  const auto [B, L, E, N] = shape_of(door, args.delta, args.A);
+  door.expect("dy", args.dy, kF32, {B, L, E});
+  door.expect("u", args.u, kF32, {B, L, E});
+  door.expect("B", args.B, kF32, {B, L, N});
+  door.expect("C", args.C, kF32, {B, L, N});
+  door.optional("D", args.D, kF32, {E});
+  door.optional("z", args.z, kF32, {B, L, E});
+  door.optional("delta_bias", args.delta_bias, kF32, {E});
+  door.optional("dstate_out", args.dstate_out, kF32, {B, E, N});
+  if (L > 0) door.expect("saved_states", args.saved_states, kF32, {B, scan_saved_states(L), E, N});
+  door.expect("du", args.du, kF32, {B, L, E});
+  door.expect("ddelta", args.ddelta, kF32, {B, L, E});
+  door.expect("dB", args.dB, kF32, {B, L, N});
+  door.expect("dC", args.dC, kF32, {B, L, N});
+  door.optional("dz", args.dz, kF32, {B, L, E});
+  door.optional("y", args.y, kF32, {B, L, E});
+  door.optional("dstate_in", args.dstate_in, kF32, {B, E, N});
+  door.expect("dA", args.dA, kF32, {E, N});
+  door.optional("dD", args.dD, kF32, {E});
+  door.optional("ddelta_bias", args.ddelta_bias, kF32, {E});
+  require(args.dz.empty() || !args.z.empty(), ErrorKind::kShape,
+          "selective_scan_backward: dz was given, but there is no gate z");
+  require(args.dstate_out.empty() || args.dstate_out.data != args.dstate_in.data,
+          ErrorKind::kInternal,
+          "selective_scan_backward: dstate_out and dstate_in are the same array");
+}
+
+}  // namespace
+
+void selective_scan_forward(Context& ctx, const SelectiveScanForward& args) {
+  check_forward(ctx, args);
+  ctx.device().is_cpu() ? cpu::selective_scan_forward(ctx, args)
+                        : cuda::selective_scan_forward(ctx, args);
+}
+
+void selective_scan_backward(Context& ctx, const SelectiveScanBackward& args) {
+  check_backward(ctx, args);
+  ctx.device().is_cpu() ? cpu::selective_scan_backward(ctx, args)
+                        : cuda::selective_scan_backward(ctx, args);
+}
+
+void selective_scan_summarise(Context& ctx, const SelectiveScanForward& piece, TensorView delta_sum,
+                              TensorView state) {
+  const Door door(ctx, "selective_scan_summarise");
+  const auto [B, L, E, N] = shape_of(door, piece.delta, piece.A);
+  door.expect("u", piece.u, kF32, {B, L, E});
+  door.expect("B", piece.B, kF32, {B, L, N});
+  door.optional("delta_bias", piece.delta_bias, kF32, {E});
+  door.expect("delta_sum", delta_sum, kF32, {B, E});
+  door.expect("state", state, kF32, {B, E, N});
+  ctx.device().is_cpu() ? cpu::selective_scan_summarise(ctx, piece, delta_sum, state)
+                        : cuda::selective_scan_summarise(ctx, piece, delta_sum, state);
+}
+
+void selective_scan_summarise_backward(Context& ctx, const SelectiveScanBackward& piece,
+                                       TensorView delta_sum, TensorView dstate) {
+  const Door door(ctx, "selective_scan_summarise_backward");
+  const auto [B, L, E, N] = shape_of(door, piece.delta, piece.A);
+  door.expect("dy", piece.dy, kF32, {B, L, E});
+  door.expect("C", piece.C, kF32, {B, L, N});
+  door.optional("z", piece.z, kF32, {B, L, E});
+  door.optional("delta_bias", piece.delta_bias, kF32, {E});
+  door.expect("delta_sum", delta_sum, kF32, {B, E});
+  door.expect("dstate", dstate, kF32, {B, E, N});
+  ctx.device().is_cpu() ? cpu::selective_scan_summarise_backward(ctx, piece, delta_sum, dstate)
+                        : cuda::selective_scan_summarise_backward(ctx, piece, delta_sum, dstate);
+}
+
+void selective_scan_combine(Context& ctx, ConstTensorView A, ConstTensorView delta_sum,
+                            ConstTensorView local, ConstTensorView before, TensorView after) {
+  const Door door(ctx, "selective_scan_combine");
+  door.first("A", A, kF32, 2);
+  door.first("delta_sum", delta_sum, kF32, 2);
+  const int64_t batch = delta_sum.dim(0);
+  door.expect("delta_sum", delta_sum, kF32, {batch, A.dim(0)});
+  door.expect("local", local, kF32, {batch, A.dim(0), A.dim(1)});
+  door.expect("before", before, kF32, {batch, A.dim(0), A.dim(1)});
+  door.expect("after", after, kF32, {batch, A.dim(0), A.dim(1)});
+  ctx.device().is_cpu() ? cpu::selective_scan_combine(ctx, A, delta_sum, local, before, after)
+                        : cuda::selective_scan_combine(ctx, A, delta_sum, local, before, after);
+}
+
+}  // namespace gmamba
