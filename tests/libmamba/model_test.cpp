@@ -253,6 +253,37 @@ TEST(ModelGradient, SegmentsGiveTheSameGradient) {
   }
 }
 
+TEST(ModelGradient, AMillionTokensInSegmentsOf4096) {
+  ModelConfig config = small_config();
+  config.d_model = 8;
+  config.n_layers = 2;
+  config.dt_rank = 1;
+  const Model model = small_model(config);
+  const Data data(1, 1 << 20);
+  const Gradients whole = language_gradients(model, data, data.length);
+  const Gradients split = language_gradients(model, data, 4096);
+  EXPECT_NEAR(split.totals.loss, whole.totals.loss, 1e-6 * whole.totals.loss);
+  for (const ParameterInfo& info : model.parameters().layout().all()) {
+    EXPECT_LT(relative_error(values(split.buffer, info.name), values(whole.buffer, info.name)),
+              1e-5)
+        << info.name;
+  }
+}
+
+TEST(ModelGradient, MemoryIsFlatInContext) {
+  const Model model = small_model();
+  const auto peak = [&](int64_t length) {
+    const Data data(1, length);
+    Context ctx;
+    ParameterBuffer gradients(model.parameters().shared_layout(), Device{});
+    LanguageModelLoss loss(ctx, model, host_view(data.targets.data(), data.shape()), {}, 1,
+                           gradients);
+    segmented_gradient(ctx, model, data.token_view(), 512, loss, gradients);
+    return ctx.arena().peak_bytes();
+  };
+  EXPECT_EQ(peak(2048), peak(65536));
+}
+
 TEST(ModelGradient, ThreadsChangeNoBit) {
   const Model model = small_model();
   const Data data(2, 200);
