@@ -305,6 +305,8 @@ void conv1d_forward(Context& ctx, const Conv1dForward& args) {
   door.optional("tail_in", args.tail_in, DType::kF32, {batch, taps - 1, width});
   door.expect("y", args.y, DType::kF32, {batch, args.x.dim(1), width});
   door.optional("tail_out", args.tail_out, DType::kF32, {batch, taps - 1, width});
+  require(args.tail_in.empty() || args.tail_in.data != args.tail_out.data, ErrorKind::kInternal,
+          "conv1d_forward: tail_in and tail_out are the same array");
   if (!ctx.device().is_cpu()) return cuda::conv1d_forward(ctx, args);
   forward_cpu(ctx, args);
 }

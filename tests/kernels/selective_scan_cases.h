@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <ostream>
 #include <string>
 #include <utility>
@@ -13,6 +12,7 @@
 
 #include "kernels/selective_scan.h"
 #include "libmamba/core/random.h"
+#include "tests/kernels/row_arrays.h"
 #include "tests/reference/selective_scan.h"
 
 namespace gmamba::test {
@@ -122,7 +122,8 @@ class ScanRunner {
         length_(static_cast<int64_t>(in.length)),
         d_inner_(static_cast<int64_t>(in.d_inner)),
         d_state_(static_cast<int64_t>(in.d_state)),
-        gap_(gap) {}
+        gap_(gap),
+        gated_(!in.z.empty()) {}
 
   GradMode mode = GradMode::kAccumulate;
   int repeats = 1;  // of each backward call
@@ -136,7 +137,7 @@ class ScanRunner {
     const auto segments = static_cast<int64_t>(borders.size()) - 1;
     std::vector<Tensor> states;  // incoming state of each segment, and the last
     std::vector<Tensor> saved;
-    states.push_back(array({batch_, d_inner_, d_state_}, in_.state_in));
+    states.push_back(owned({batch_, d_inner_, d_state_}, in_.state_in));
     for (int64_t i = 0; i < segments; ++i) {
       const int64_t begin = borders[static_cast<size_t>(i)];
       const int64_t end = borders[static_cast<size_t>(i) + 1];
@@ -145,7 +146,7 @@ class ScanRunner {
       states.push_back(ctx_.make(DType::kF32, {batch_, d_inner_, d_state_}));
       forward(begin, end, states[static_cast<size_t>(i)], states.back(), saved.back());
     }
-    Tensor dstate = array({batch_, d_inner_, d_state_}, in_.dstate_out);
+    Tensor dstate = owned({batch_, d_inner_, d_state_}, in_.dstate_out);
     for (int64_t i = segments; i-- > 0;) {
       Tensor before = ctx_.make(DType::kF32, {batch_, d_inner_, d_state_});
       backward(borders[static_cast<size_t>(i)], borders[static_cast<size_t>(i) + 1],
@@ -160,72 +161,46 @@ class ScanRunner {
   }
 
  private:
-  /// An owned copy of values, or nothing when there are none.
-  Tensor array(const Shape& shape, const std::vector<float>& values) {
-    if (values.empty()) return {};
-    Tensor tensor = ctx_.make(DType::kF32, shape);
-    std::copy(values.begin(), values.end(), tensor.host<float>().begin());
-    return tensor;
+  RowArray given(int64_t width, const std::vector<float>& values) {
+    return RowArray(batch_, length_, width, gap_, values);
   }
-
-  /// An array over positions; NaN between its rows and, without values, in them.
-  struct Rows {
-    Tensor owner;
-    TensorView view;  // (B, L, width), or empty
-  };
-  Rows rows(int64_t width, const std::vector<float>* values) {
-    Rows out;
-    if (values != nullptr && values->empty() && batch_ * length_ > 0) return out;
-    out.owner = ctx_.make(DType::kF32, {batch_, length_, width + gap_});
-    for (float& x : out.owner.host<float>()) x = NAN;
-    out.view = out.owner.view().slice(2, gap_ / 2, gap_ / 2 + width);
-    if (values == nullptr) return out;
-    const auto to = out.view.as<float, 3>();
-    for (int64_t i = 0; i < batch_ * length_; ++i) {
-      std::copy_n(values->data() + i * width, width, to.at(i / length_, i % length_));
-    }
-    return out;
-  }
+  RowArray wanted(int64_t width) { return RowArray(batch_, length_, width, gap_); }
 
   void prepare() {
-    u_ = rows(d_inner_, &in_.u);
-    delta_ = rows(d_inner_, &in_.delta);
-    B_ = rows(d_state_, &in_.B);
-    C_ = rows(d_state_, &in_.C);
-    z_ = in_.z.empty() ? Rows{} : rows(d_inner_, &in_.z);
-    dy_ = rows(d_inner_, &in_.dy);
-    y_ = rows(d_inner_, nullptr);
-    y_again_ = rows(d_inner_, nullptr);
-    du_ = rows(d_inner_, nullptr);
-    ddelta_ = rows(d_inner_, nullptr);
-    dz_ = in_.z.empty() ? Rows{} : rows(d_inner_, nullptr);
-    dB_ = rows(d_state_, nullptr);
-    dC_ = rows(d_state_, nullptr);
-    A_ = array({d_inner_, d_state_}, in_.A);
-    D_ = array({d_inner_}, in_.D);
-    bias_ = array({d_inner_}, in_.bias);
+    u_ = given(d_inner_, in_.u);
+    delta_ = given(d_inner_, in_.delta);
+    B_ = given(d_state_, in_.B);
+    C_ = given(d_state_, in_.C);
+    dy_ = given(d_inner_, in_.dy);
+    if (gated_) z_ = given(d_inner_, in_.z);
+    if (gated_) dz_ = wanted(d_inner_);
+    y_ = wanted(d_inner_);
+    y_again_ = wanted(d_inner_);
+    du_ = wanted(d_inner_);
+    ddelta_ = wanted(d_inner_);
+    dB_ = wanted(d_state_);
+    dC_ = wanted(d_state_);
+    A_ = owned({d_inner_, d_state_}, in_.A);
+    D_ = owned({d_inner_}, in_.D);
+    bias_ = owned({d_inner_}, in_.bias);
     dA_ = ctx_.make(DType::kF32, {d_inner_, d_state_});
     if (!in_.D.empty()) dD_ = ctx_.make(DType::kF32, {d_inner_});
     if (!in_.bias.empty()) dbias_ = ctx_.make(DType::kF32, {d_inner_});
   }
 
-  TensorView part(const Rows& all, int64_t begin, int64_t end) {
-    return all.view.rank == 0 ? all.view : all.view.slice(1, begin, end);
-  }
-
   void forward(int64_t begin, int64_t end, const Tensor& state_in, Tensor& state_out,
                Tensor& saved) {
     SelectiveScanForward args;
-    args.u = part(u_, begin, end);
-    args.delta = part(delta_, begin, end);
+    args.u = u_.part(begin, end);
+    args.delta = delta_.part(begin, end);
     args.A = A_;
-    args.B = part(B_, begin, end);
-    args.C = part(C_, begin, end);
+    args.B = B_.part(begin, end);
+    args.C = C_.part(begin, end);
     args.D = D_;
-    args.z = part(z_, begin, end);
+    args.z = z_.part(begin, end);
     args.delta_bias = bias_;
     args.state_in = state_in;
-    args.y = part(y_, begin, end);
+    args.y = y_.part(begin, end);
     args.state_out = state_out;
     args.saved_states = saved;
     selective_scan_forward(ctx_, args);
@@ -234,23 +209,23 @@ class ScanRunner {
   void backward(int64_t begin, int64_t end, const Tensor& saved, const Tensor& dstate_out,
                 Tensor& dstate_in) {
     SelectiveScanBackward args;
-    args.dy = part(dy_, begin, end);
+    args.dy = dy_.part(begin, end);
     args.dstate_out = dstate_out;
-    args.u = part(u_, begin, end);
-    args.delta = part(delta_, begin, end);
+    args.u = u_.part(begin, end);
+    args.delta = delta_.part(begin, end);
     args.A = A_;
-    args.B = part(B_, begin, end);
-    args.C = part(C_, begin, end);
+    args.B = B_.part(begin, end);
+    args.C = C_.part(begin, end);
     args.D = D_;
-    args.z = part(z_, begin, end);
+    args.z = z_.part(begin, end);
     args.delta_bias = bias_;
     args.saved_states = saved;
-    args.du = part(du_, begin, end);
-    args.ddelta = part(ddelta_, begin, end);
-    args.dB = part(dB_, begin, end);
-    args.dC = part(dC_, begin, end);
-    args.dz = part(dz_, begin, end);
-    args.y = part(y_again_, begin, end);
+    args.du = du_.part(begin, end);
+    args.ddelta = ddelta_.part(begin, end);
+    args.dB = dB_.part(begin, end);
+    args.dC = dC_.part(begin, end);
+    args.dz = dz_.part(begin, end);
+    args.y = y_again_.part(begin, end);
     args.dstate_in = dstate_in;
     args.dA = dA_;
     args.dD = dD_;
@@ -259,32 +234,17 @@ class ScanRunner {
     for (int i = 0; i < repeats; ++i) selective_scan_backward(ctx_, args);
   }
 
-  std::vector<float> flat(const Tensor& tensor) {
-    if (tensor.empty()) return {};
-    const auto values = tensor.host<float>();
-    return {values.begin(), values.end()};
-  }
-  std::vector<float> flat(const Rows& all) {
-    std::vector<float> out;
-    const auto view = all.view.as<const float, 3>();
-    for (int64_t i = 0; !view.empty() && i < batch_ * length_; ++i) {
-      const float* const row = view.at(i / length_, i % length_);
-      out.insert(out.end(), row, row + view.extent[2]);
-    }
-    return out;
-  }
-
   ScanRun results() {
     ScanRun out;
-    out.y = flat(y_);
-    out.y_again = flat(y_again_);
-    out.d.u = flat(du_);
-    out.d.delta = flat(ddelta_);
+    out.y = y_.values();
+    out.y_again = y_again_.values();
+    out.d.u = du_.values();
+    out.d.delta = ddelta_.values();
     out.d.A = flat(dA_);
-    out.d.B = flat(dB_);
-    out.d.C = flat(dC_);
+    out.d.B = dB_.values();
+    out.d.C = dC_.values();
     out.d.D = flat(dD_);
-    out.d.z = flat(dz_);
+    out.d.z = dz_.values();
     out.d.bias = flat(dbias_);
     return out;
   }
@@ -292,7 +252,8 @@ class ScanRunner {
   Context& ctx_;
   const Inputs& in_;
   int64_t batch_, length_, d_inner_, d_state_, gap_;
-  Rows u_, delta_, B_, C_, z_, dy_, y_, y_again_, du_, ddelta_, dz_, dB_, dC_;
+  bool gated_;
+  RowArray u_, delta_, B_, C_, z_, dy_, y_, y_again_, du_, ddelta_, dz_, dB_, dC_;
   Tensor A_, D_, bias_, dA_, dD_, dbias_;
 };
 
