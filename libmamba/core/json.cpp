@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libmamba/core/json.h"
 
-#include <set>
+#include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "libmamba/core/error.h"
@@ -47,42 +48,32 @@ std::string quote_nonfinite(std::string_view text) {
   return out;
 }
 
-/// Walks the text without building anything, so that depth and duplicates are refused before a tree
-/// exists.
-class Inspector final : public nlohmann::json_sax<Json> {
+/// Builds the tree while the text is read, so that depth and duplicates are refused as they appear
+/// and a million keys in one object cost a million steps (ordered_json alone searches them all for
+/// each).
+class Builder final : public nlohmann::json_sax<Json> {
  public:
-  Inspector(std::string_view name, const JsonLimits& limits) : name_(name), limits_(limits) {}
+  Builder(std::string_view name, const JsonLimits& limits) : name_(name), limits_(limits) {}
 
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
-  bool start_object(size_t) override {
-    enter();
-    keys_.emplace_back();
-    return true;
-  }
+  Json take() { return std::move(root_); }
+
+  bool null() override { return put(nullptr); }
+  bool boolean(bool value) override { return put(value); }
+  bool number_integer(number_integer_t value) override { return put(value); }
+  bool number_unsigned(number_unsigned_t value) override { return put(value); }
+  bool number_float(number_float_t value, const string_t&) override { return put(value); }
+  bool string(string_t& value) override { return put(std::move(value)); }
+  bool binary(binary_t&) override { return false; }
+  bool start_object(size_t) override { return open(Json::object()); }
   bool key(string_t& key) override {
-    require(keys_.back().insert(key).second || !limits_.reject_duplicate_keys, ErrorKind::kInput,
-            name_, ": the key '", printable(key), "' stands twice in one object");
+    require(open_.back().keys.insert(key).second, ErrorKind::kInput, name_, ": the key '",
+            printable(key), "' stands twice in one object");
+    open_.back().key = std::move(key);
     return true;
   }
-  bool end_object() override {
-    keys_.pop_back();
-    --depth_;
-    return true;
-  }
-  bool start_array(size_t) override {
-    enter();
-    return true;
-  }
-  bool end_array() override {
-    --depth_;
-    return true;
-  }
+  bool end_object() override { return close(); }
+  bool start_array(size_t) override { return open(Json::array()); }
+  bool end_array() override { return close(); }
   bool parse_error(size_t position, const std::string&,
                    const nlohmann::detail::exception& error) override {
     // the library's text repeats raw input; only its number and our position are safe to show
@@ -91,28 +82,66 @@ class Inspector final : public nlohmann::json_sax<Json> {
   }
 
  private:
-  void enter() {
-    require(++depth_ <= limits_.depth, ErrorKind::kInput, name_, ": nested deeper than ",
-            limits_.depth, " levels");
+  struct Open {
+    Json* value;
+    std::string key;  ///< of the member that comes next
+    std::unordered_set<std::string> keys;
+  };
+
+  /// Places a value as root, element or member. Only the last child of an open container ever
+  /// grows, so pointers to open containers stay valid.
+  template <class Value>
+  bool put(Value&& value) {
+    last_ = &place(Json(std::forward<Value>(value)));
+    return true;
+  }
+  Json& place(Json value) {
+    if (open_.empty()) return root_ = std::move(value);
+    Open& parent = open_.back();
+    if (parent.value->is_array()) {
+      parent.value->push_back(std::move(value));
+      return parent.value->back();
+    }
+    auto& members = parent.value->get_ref<Json::object_t&>();
+    members.emplace_back(std::move(parent.key), std::move(value));
+    return members.back().second;
+  }
+  bool open(Json container) {
+    require(static_cast<int>(open_.size()) < limits_.depth, ErrorKind::kInput, name_,
+            ": nested deeper than ", limits_.depth, " levels");
+    put(std::move(container));
+    open_.push_back({last_, {}, {}});
+    return true;
+  }
+  bool close() {
+    open_.pop_back();
+    return true;
   }
 
   std::string_view name_;
   const JsonLimits& limits_;
-  int depth_ = 0;
-  std::vector<std::set<std::string>> keys_;
+  Json root_;
+  Json* last_ = nullptr;
+  std::vector<Open> open_;
 };
 
 }  // namespace
 
 Json parse_json(std::string_view text, std::string_view name, JsonLimits limits) {
+  // nlohmann-json takes a zero byte for the end of the text and skips a byte order mark
+  const size_t zero = text.find('\0');
+  require(zero == std::string_view::npos, ErrorKind::kInput, name,
+          ": not valid JSON: a zero byte at byte ", zero);
+  require(!text.starts_with("\xef\xbb\xbf"), ErrorKind::kInput, name,
+          ": begins with a byte order mark; save it as plain UTF-8");
   std::string quoted;
   if (limits.allow_nonfinite) {
     quoted = quote_nonfinite(text);
     text = quoted;
   }
-  Inspector inspector(name, limits);
-  require(Json::sax_parse(text, &inspector), ErrorKind::kInput, name, ": not valid JSON");
-  return Json::parse(text);
+  Builder builder(name, limits);
+  require(Json::sax_parse(text, &builder), ErrorKind::kInput, name, ": not valid JSON");
+  return builder.take();
 }
 
 }  // namespace gmamba

@@ -14,10 +14,10 @@ using Json = nlohmann::ordered_json;
 struct JsonLimits {
   int depth = 32;
   bool allow_nonfinite = false;  ///< accept bare NaN, Infinity, -Infinity (Python writes them)
-  bool reject_duplicate_keys = true;
 };
 
-/// Whole text, nothing after it but white space. Throws kInput with `name` and the byte position.
+/// Whole text, nothing after it but white space; a key that stands twice in an object is refused.
+/// Throws kInput with `name` and the byte position.
 Json parse_json(std::string_view text, std::string_view name, JsonLimits limits = {});
 
 }  // namespace gmamba

@@ -66,10 +66,22 @@ TEST(JsonText, RefusesWhatItShould) {
   EXPECT_THROW(parse_json("{\"a\": NaN}", "f"), Error);
   EXPECT_THROW(parse_json(std::string(100000, '['), "f"), Error);
   EXPECT_THROW(parse_json("\"\xff\"", "f"), Error);
+  EXPECT_THROW(parse_json(std::string_view("{}\0x", 4), "f"), Error);
+  EXPECT_THROW(parse_json("\xef\xbb\xbf{}", "f"), Error);
+  EXPECT_EQ(parse_json("{\"b\":[{},[[]],{\"x\":null}],\"a\":-1}", "f").dump(),
+            "{\"b\":[{},[[]],{\"x\":null}],\"a\":-1}");
   const Json json = parse_json("{\"limit\": [0.0, Infinity], \"s\": \"NaN, \\\"Infinity\"}", "f",
                                {.allow_nonfinite = true});
   EXPECT_EQ(json["limit"][1], "Infinity");
   EXPECT_EQ(json["s"], "NaN, \"Infinity");
+}
+
+TEST(JsonText, ManyKeysCostLinearTime) {
+  std::string text = "{";
+  for (int i = 0; i < 300000; ++i) text += concat(i == 0 ? "" : ",", "\"key", i, "\":", i);
+  const Json json = parse_json(text + "}", "f");
+  EXPECT_EQ(json.size(), 300000u);
+  EXPECT_EQ(json.dump(), text + "}");
 }
 
 TEST(RandomNumbers, MatchPublishedVectors) {
