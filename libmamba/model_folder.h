@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "libmamba/model.h"
 
@@ -19,10 +20,24 @@ Model load_model(const std::filesystem::path& folder, Device device, Log* log = 
 
 /// Writes the folder through a temporary name beside it and renames; `metadata` goes into the
 /// weight file (strings), e.g. training step.
+/// Refuses to save values that are not finite (kInput) and to replace a folder that holds anything
+/// but a model (kUsage).
 void save_model(const Model& model, const std::filesystem::path& folder,
                 const std::map<std::string, std::string>& metadata = {});
 
-/// Id of a model for provenance: SHA-256 of its weight file.
+/// Writes the files of a model folder into a folder that exists, each flushed to disk.
+void write_model_files(const Model& model, const std::filesystem::path& folder,
+                       const std::map<std::string, std::string>& metadata = {});
+
+/// Where config.json stands: the folder itself or `model/` in it; throws kInput when neither.
+std::filesystem::path find_model_folder(const std::filesystem::path& folder);
+
+/// Throws kInput naming the first parameter with a value that is not finite; `what` for the
+/// message ("the model", "exp_avg").
+void require_finite(const ParameterBuffer& values, std::string_view what);
+
+/// Id of a model for provenance: SHA-256 of its weight file; of several, SHA-256 of the lines of
+/// their digests in the order of their names.
 std::string model_digest(const std::filesystem::path& folder);
 
 }  // namespace gmamba

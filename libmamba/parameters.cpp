@@ -175,6 +175,27 @@ ConstTensorView ParameterBuffer::view(std::string_view name) const {
 
 ParameterBuffer ParameterBuffer::clone() const { return {layout_, data_.clone()}; }
 
+ParameterBuffer ParameterBuffer::clone_to(Device device) const {
+  if (device == data_.device()) return clone();
+  if (!device.is_cpu() && !data_.device().is_cpu()) return clone_to(Device{}).clone_to(device);
+  ParameterBuffer copy(layout_, device);
+  const Device accelerator = device.is_cpu() ? data_.device() : device;
+  Backend& backend = backend_for(accelerator.kind);
+  if (device.is_cpu()) {
+    backend.copy_out(accelerator.index, nullptr, copy.data_.view().data, data_.view().data,
+                     data_.bytes());
+  } else {
+    backend.copy_in(accelerator.index, nullptr, copy.data_.view().data, data_.view().data,
+                    data_.bytes());
+  }
+  backend.synchronize(accelerator.index, nullptr);
+  return copy;
+}
+
+HostParameters::HostParameters(const ParameterBuffer& values) : values_(values) {
+  if (!values.device().is_cpu()) copy_.emplace(values.clone_to(Device{}));
+}
+
 void initialize(ParameterBuffer& values, const ModelConfig& config, uint64_t seed) {
   require(values.device().is_cpu(), ErrorKind::kInternal,
           "initialize: the parameters must be on the CPU");

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,12 +70,25 @@ class ParameterBuffer {
   ConstTensorView view(std::string_view name) const;
   void fill_zero() { data_.fill_zero(); }
   ParameterBuffer clone() const;
+  /// A copy on another device.
+  ParameterBuffer clone_to(Device device) const;
 
  private:
   ParameterBuffer(std::shared_ptr<const ParameterLayout> layout, Tensor data);
 
   std::shared_ptr<const ParameterLayout> layout_;
   Tensor data_;
+};
+
+/// The values of a buffer on the host: the buffer itself when it lives there, else a copy.
+class HostParameters {
+ public:
+  explicit HostParameters(const ParameterBuffer& values);
+  const ParameterBuffer& get() const { return copy_ ? *copy_ : values_; }
+
+ private:
+  const ParameterBuffer& values_;
+  std::optional<ParameterBuffer> copy_;
 };
 
 /// Random initialisation as mamba_ssm does it (A_log = ln(n+1), D = 1, dt bias by inverse softplus,
