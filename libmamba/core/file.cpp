@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -198,6 +199,42 @@ void sync_path(const fs::path& path) {
   if (file.get() < 0) fail_errno(path, "open");
   // some file systems cannot sync a folder and say EINVAL; their renames need no sync
   if (::fsync(file.get()) != 0 && errno != EINVAL) fail_errno(path, "flush to disk");
+}
+
+bool path_exists(const fs::path& path) {
+  std::error_code code;
+  const bool there = fs::exists(path, code);
+  require(!code, ErrorKind::kIo, shown(path), ": cannot examine: ", code.message());
+  return there;
+}
+
+std::vector<fs::path> list_folder(const fs::path& path) {
+  std::vector<fs::path> entries;
+  std::error_code code;
+  fs::directory_iterator at(path, code);
+  while (!code && at != fs::directory_iterator()) {
+    entries.push_back(at->path());
+    at.increment(code);
+  }
+  require(!code, ErrorKind::kIo, shown(path), ": cannot list the folder: ", code.message());
+  std::sort(entries.begin(), entries.end());
+  return entries;
+}
+
+void create_folders(const fs::path& path) {
+  const fs::path parent =
+      path.has_filename() ? path.parent_path() : path.parent_path().parent_path();
+  if (path.empty() || path_exists(path)) {
+    std::error_code code;
+    require(path.empty() || fs::is_directory(path, code), ErrorKind::kIo, shown(path),
+            ": is a file; expected a folder");
+    return;
+  }
+  create_folders(parent);
+  std::error_code code;
+  fs::create_directory(path, code);
+  require(!code, ErrorKind::kIo, shown(path), ": cannot create: ", code.message());
+  sync_path(parent.empty() ? fs::path(".") : parent);
 }
 
 void remove_tree(const fs::path& path) {

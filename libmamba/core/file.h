@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace gmamba {
 
@@ -49,6 +50,15 @@ void write_file(const std::filesystem::path& path, std::string_view bytes);
 
 /// fsync of a file or folder by path.
 void sync_path(const std::filesystem::path& path);
+
+/// True when something of this name is there; throws kIo when that cannot be told.
+bool path_exists(const std::filesystem::path& path);
+
+/// What a folder holds, sorted by name; throws kIo.
+std::vector<std::filesystem::path> list_folder(const std::filesystem::path& path);
+
+/// Creates a folder and those above it, each flushed to disk; present ones are left alone.
+void create_folders(const std::filesystem::path& path);
 
 /// Removes a folder tree, ignoring that it may be absent.
 void remove_tree(const std::filesystem::path& path);
