@@ -11,7 +11,6 @@
 #include <string>
 #include <string_view>
 #include <system_error>
-#include <vector>
 
 #include "libmamba/core/error.h"
 #include "libmamba/core/file.h"
@@ -63,9 +62,7 @@ fs::path resolve(const fs::path& path) {
 /// Removes what killed processes left beside `path`.
 void remove_leftovers(const fs::path& path) {
   const std::string name = path.filename().string();
-  std::vector<fs::path> leftovers;
-  for (const auto& entry : fs::directory_iterator(path.parent_path())) {
-    const fs::path& candidate = entry.path();
+  for (const fs::path& candidate : list_folder(path.parent_path())) {
     const int64_t writer = writer_of(candidate);
     const std::string text = candidate.filename().string();
     const bool ours = text.starts_with(name + std::string(kMark)) ||
@@ -74,12 +71,9 @@ void remove_leftovers(const fs::path& path) {
     // a process of our own number is gone too: this one is not writing here any more
     const bool gone =
         writer == ::getpid() || (::kill(static_cast<pid_t>(writer), 0) != 0 && errno == ESRCH);
-    if (gone) leftovers.push_back(candidate);
-  }
-  for (const fs::path& leftover : leftovers) {
     // what cannot be removed now is tried again by the next save
     std::error_code ignored;
-    fs::remove_all(leftover, ignored);
+    if (gone) fs::remove_all(candidate, ignored);
   }
 }
 
@@ -103,10 +97,10 @@ AtomicFolder::AtomicFolder(const fs::path& path)
   std::error_code code;
   require(fs::is_directory(path_.parent_path(), code), ErrorKind::kIo, shown(path_.parent_path()),
           ": no such folder; create it first");
-  require(!fs::exists(path_, code) || fs::is_directory(path_, code), ErrorKind::kIo, shown(path_),
+  require(!path_exists(path_) || fs::is_directory(path_, code), ErrorKind::kIo, shown(path_),
           ": is a file; expected a folder or nothing there");
   // while nothing stands in the place, a left-over may be the only copy: it waits for commit
-  if (fs::exists(path_, code)) remove_leftovers(path_);
+  if (path_exists(path_)) remove_leftovers(path_);
   remove_tree(temporary_);
   fs::create_directory(temporary_, code);
   require(!code, ErrorKind::kIo, shown(temporary_), ": cannot create: ", code.message());
@@ -120,8 +114,7 @@ AtomicFolder::~AtomicFolder() {
 
 void AtomicFolder::commit() {
   sync_path(temporary_);
-  std::error_code code;
-  if (!fs::exists(path_, code)) {
+  if (!path_exists(path_)) {
     rename_or_fail(temporary_, path_);
   } else if (!exchange(temporary_, path_)) {
     fs::path aside = path_;

@@ -142,7 +142,7 @@ void check_tied_head(const WeightFiles& weights, const ModelConfig& config) {
 
 Vocabulary read_vocabulary(const fs::path& folder, const ModelConfig& config, Log* log) {
   const fs::path path = folder / "tokenizer.json";
-  if (fs::exists(path)) {
+  if (path_exists(path)) {
     Vocabulary vocabulary = parse_tokenizer(read_json(path, kLongestTokenizer), shown(path));
     require(vocabulary.size() <= config.vocab_size, ErrorKind::kInput, shown(path), ": ",
             vocabulary.size(), " tokens, but config.json has a vocab_size of ", config.vocab_size);
@@ -213,9 +213,9 @@ bool is_model_file(const std::string& name) {
 void check_replaceable(const fs::path& folder) {
   std::error_code code;
   if (!fs::is_directory(folder, code)) return;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    const std::string name = entry.path().filename().string();
-    require(is_model_file(name) || is_temporary(entry.path()), ErrorKind::kUsage, shown(folder),
+  for (const fs::path& path : list_folder(folder)) {
+    const std::string name = path.filename().string();
+    require(is_model_file(name) || is_temporary(path), ErrorKind::kUsage, shown(folder),
             ": holds '", printable(std::string_view(name)),
             "', which is no part of a model; saving would remove it, so choose another folder");
   }
@@ -229,7 +229,7 @@ void require_finite(const ParameterBuffer& values, std::string_view what) {
     const auto flat = host.get().view(info.name).flat<const float>();
     const auto bad =
         std::find_if(flat.begin(), flat.end(), [](float value) { return !std::isfinite(value); });
-    require(bad == flat.end(), ErrorKind::kInput, "not saved: ", info.name, " of ", what,
+    require(bad == flat.end(), ErrorKind::kInput, what, ": ", info.name,
             " is not finite at element ", bad - flat.begin());
   }
 }
@@ -237,8 +237,8 @@ void require_finite(const ParameterBuffer& values, std::string_view what) {
 fs::path find_model_folder(const fs::path& folder) {
   std::error_code code;
   require(fs::is_directory(folder, code), ErrorKind::kIo, shown(folder), ": no such folder");
-  if (fs::exists(folder / "config.json")) return folder;
-  require(fs::exists(folder / "model" / "config.json"), ErrorKind::kInput, shown(folder),
+  if (path_exists(folder / "config.json")) return folder;
+  require(path_exists(folder / "model" / "config.json"), ErrorKind::kInput, shown(folder),
           ": holds neither config.json nor model/config.json; expected a model folder or a run "
           "folder");
   return folder / "model";
@@ -252,7 +252,7 @@ Model load_model(const fs::path& folder, Device device, Log* log) {
 
 void write_model_files(const Model& model, const fs::path& folder,
                        const std::map<std::string, std::string>& metadata) {
-  require_finite(model.parameters(), "the model");
+  require_finite(model.parameters(), "not saved: the model");
   const ModelConfig& config = model.config();
   const Vocabulary& vocabulary = model.vocabulary();
   write_json(folder / "config.json", to_json(config));

@@ -32,8 +32,8 @@ void write_model_files(const Model& model, const std::filesystem::path& folder,
 /// Where config.json stands: the folder itself or `model/` in it; throws kInput when neither.
 std::filesystem::path find_model_folder(const std::filesystem::path& folder);
 
-/// Throws kInput naming the first parameter with a value that is not finite; `what` for the
-/// message ("the model", "exp_avg").
+/// Throws kInput naming the first parameter with a value that is not finite; the message begins
+/// with `what`.
 void require_finite(const ParameterBuffer& values, std::string_view what);
 
 /// Id of a model for provenance: SHA-256 of its weight file; of several, SHA-256 of the lines of

@@ -47,7 +47,7 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 
 [[noreturn]] void fail_without_weights(const fs::path& folder) {
   for (const char* pickled : {"pytorch_model.bin", "pytorch_model.bin.index.json"}) {
-    require(!fs::exists(folder / pickled), ErrorKind::kUnsupported, shown(folder / pickled),
+    require(!path_exists(folder / pickled), ErrorKind::kUnsupported, shown(folder / pickled),
             ": pickled weights are not read; convert them once in Python with torch.load(..., "
             "weights_only=True) and safetensors.torch.save_file to model.safetensors");
   }
@@ -57,15 +57,15 @@ std::map<std::string, std::string> read_index(const fs::path& path) {
 }  // namespace
 
 std::vector<fs::path> WeightFiles::find(const fs::path& folder) {
-  if (fs::exists(folder / kSingle)) return {folder / kSingle};
-  if (!fs::exists(folder / kIndex)) fail_without_weights(folder);
+  if (path_exists(folder / kSingle)) return {folder / kSingle};
+  if (!path_exists(folder / kIndex)) fail_without_weights(folder);
   std::set<std::string> names;
   for (const auto& [tensor, file] : read_index(folder / kIndex)) names.insert(file);
   require(names.size() <= kMostShards, ErrorKind::kUnsupported, shown(folder / kIndex), ": ",
           names.size(), " shards; at most ", kMostShards, " are read");
   std::vector<fs::path> paths;
   for (const std::string& name : names) {
-    require(fs::exists(folder / name), ErrorKind::kInput, shown(folder / kIndex), ": the shard ",
+    require(path_exists(folder / name), ErrorKind::kInput, shown(folder / kIndex), ": the shard ",
             printable(std::string_view(name)), " is not in the folder");
     paths.push_back(folder / name);
   }
