@@ -121,8 +121,22 @@ std::string sha256_bytes(std::string_view bytes) {
   return digest.hex();
 }
 
-AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
-  temporary_ = path_;
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), target_(path_) {
+  struct stat status = {};
+  std::error_code code;
+  if (::stat(path_.c_str(), &status) == 0) {
+    // a link is kept and what it points to is written
+    if (fs::is_symlink(path_, code)) target_ = fs::canonical(path_, code);
+    if (code) target_ = path_;
+    in_place_ = !S_ISREG(status.st_mode) && !S_ISDIR(status.st_mode);
+  }
+  if (in_place_) {
+    // devices and pipes (/dev/null, /dev/stdout) must not be replaced by a file
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor_ < 0) fail_errno(path_, "open");
+    return;
+  }
+  temporary_ = target_;
   temporary_ += concat(".tmp.", ::getpid());
   descriptor_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) fail_errno(path_, "create");
@@ -131,7 +145,7 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
 AtomicFile::~AtomicFile() {
   if (descriptor_ >= 0) {
     ::close(descriptor_);
-    ::unlink(temporary_.c_str());
+    if (!in_place_) ::unlink(temporary_.c_str());
   }
 }
 
@@ -176,16 +190,23 @@ void AtomicFile::overwrite(int64_t offset, std::string_view bytes) {
 
 void AtomicFile::commit() {
   flush();
-  if (::fsync(descriptor_) != 0) fail_errno(path_, "flush to disk");
+  // what cannot be synced, such as a pipe, says EINVAL
+  if (::fsync(descriptor_) != 0 && !(in_place_ && errno == EINVAL)) {
+    fail_errno(path_, "flush to disk");
+  }
   const int closed = ::close(descriptor_);
   descriptor_ = -1;
-  if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+  if (in_place_) {
+    if (closed != 0) fail_errno(path_, "finish writing");
+    return;
+  }
+  if (closed != 0 || ::rename(temporary_.c_str(), target_.c_str()) != 0) {
     const int code = errno;
     ::unlink(temporary_.c_str());
     errno = code;
     fail_errno(path_, "finish writing");
   }
-  sync_path(path_.has_parent_path() ? path_.parent_path() : fs::path("."));
+  sync_path(target_.has_parent_path() ? target_.parent_path() : fs::path("."));
 }
 
 void write_file(const fs::path& path, std::string_view bytes) {

@@ -20,6 +20,7 @@ std::string sha256_bytes(std::string_view bytes);
 
 /// Writes through a temporary name in the same folder; `commit` flushes to disk (fsync), renames
 /// and syncs the folder. Without commit the temporary file is removed. Every write is checked.
+/// A link is followed; a device or pipe is written in place, as it can't be replaced.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);
@@ -39,7 +40,9 @@ class AtomicFile {
   void flush();
 
   std::filesystem::path path_;
+  std::filesystem::path target_;  // path_ with links followed
   std::filesystem::path temporary_;
+  bool in_place_ = false;
   int descriptor_ = -1;
   std::string buffer_;
   int64_t written_ = 0;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -172,6 +174,27 @@ TEST_F(FileTest, AppearsWholeOrNotAtAll) {
   EXPECT_EQ(back.substr(0, 4), "abca");
   EXPECT_THROW(read_file(path, 100), Error);
   EXPECT_THROW(read_file(folder_ / "absent", 100), Error);
+}
+
+TEST_F(FileTest, LinksAreFollowedAndDevicesKept) {
+  write_file(folder_ / "real", "old");
+  std::filesystem::create_symlink("real", folder_ / "link");
+  write_file(folder_ / "link", "new");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder_ / "link"));
+  EXPECT_EQ(read_file(folder_ / "real", 100), "new");
+
+  const auto pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  ASSERT_GE(reader, 0);
+  write_file(pipe, "through");
+  char got[16] = {};
+  EXPECT_EQ(::read(reader, got, sizeof(got)), 7);
+  ::close(reader);
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+  write_file("/dev/null", "nothing");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_THROW(write_file("/dev/full", "x"), Error);
 }
 
 TEST_F(FileTest, DigestsMatchTheStandard) {
