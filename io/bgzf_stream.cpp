@@ -36,16 +36,16 @@ class BlockReader {
       return {};
     }
     const int64_t offset = offset_;
-    require(need(kBgzfFixedHeader), ErrorKind::kInput, cut(offset));
+    if (!need(kBgzfFixedHeader)) fail_cut(offset);
     const size_t header_bytes = bgzf_header_bytes(view());
     require(header_bytes != 0, ErrorKind::kInput, name_, ": byte ", offset,
             ": no BGZF block starts here, after whole ones; remove what follows or compress again "
             "with bgzip");
-    require(need(header_bytes), ErrorKind::kInput, cut(offset));
+    if (!need(header_bytes)) fail_cut(offset);
     const BgzfBlock sizes = parse_bgzf_header(view());
     require(sizes.block_bytes != 0, ErrorKind::kInput, name_, ": byte ", offset,
             ": damaged BGZF header");
-    require(need(sizes.block_bytes), ErrorKind::kInput, cut(offset));
+    if (!need(sizes.block_bytes)) fail_cut(offset);
     const std::string_view block = view().substr(0, sizes.block_bytes);
     start_ += sizes.block_bytes;
     offset_ += static_cast<int64_t>(sizes.block_bytes);
@@ -59,8 +59,8 @@ class BlockReader {
   int64_t total() const { return raw_->total(); }
 
  private:
-  std::string cut(int64_t offset) const {
-    return concat(name_, ": truncated: the BGZF block at byte ", offset, " is cut short");
+  [[noreturn]] void fail_cut(int64_t offset) const {
+    fail(ErrorKind::kInput, name_, ": truncated: the BGZF block at byte ", offset, " is cut short");
   }
   std::string_view view() const { return {buffer_.data() + start_, end_ - start_}; }
   /// Makes at least `bytes` visible, if the stream has them.

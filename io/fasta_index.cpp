@@ -36,8 +36,10 @@ class IndexBuilder {
       const std::string_view piece = text.substr(0, newline);
       if (in_header_) {
         header_.append(piece);
-        require(header_.size() <= kLongestHeader, ErrorKind::kInput, name_, ": line ", line_,
-                ": a header line longer than ", format_bytes(kLongestHeader));
+        if (header_.size() > kLongestHeader) {
+          fail(ErrorKind::kInput, name_, ": line ", line_, ": a header line longer than ",
+               format_bytes(kLongestHeader));
+        }
       } else {
         add_letters(piece);
       }
@@ -122,10 +124,14 @@ class IndexBuilder {
     ++records_;
     require(!entry_.name.empty(), ErrorKind::kInput, name_, ": line ", line_, ": record ", records_,
             " has no name after '>'");
-    require(entry_.name.size() <= kLongestName, ErrorKind::kInput, name_, ": line ", line_,
-            ": a name of more than ", format_bytes(kLongestName));
-    require(names_.insert(entry_.name).second, ErrorKind::kInput, name_, ": line ", line_,
-            ": the name '", printable(entry_.name), "' is given twice; names must be unique");
+    if (entry_.name.size() > kLongestName) {
+      fail(ErrorKind::kInput, name_, ": line ", line_, ": a name of more than ",
+           format_bytes(kLongestName));
+    }
+    if (!names_.insert(entry_.name).second) {
+      fail(ErrorKind::kInput, name_, ": line ", line_, ": the name '", printable(entry_.name),
+           "' is given twice; names must be unique");
+    }
     entry_.offset = offset_;
     blank_line_ = 0;
     last_line_ = false;

@@ -281,9 +281,10 @@ std::string Genome::Impl::read(const Interval& interval) const {
           ErrorKind::kInput, from.name, ": contig number ", interval.contig, " of ",
           from.index.size());
   const FastaEntry& entry = from.index[static_cast<size_t>(interval.contig)];
-  require(interval.start >= 0 && interval.start <= interval.end && interval.end <= entry.length,
-          ErrorKind::kInput, describe(from, interval), ": outside of the contig, which has ",
-          entry.length, " bases");
+  if (interval.start < 0 || interval.start > interval.end || interval.end > entry.length) {
+    fail(ErrorKind::kInput, describe(from, interval), ": outside of the contig, which has ",
+         entry.length, " bases");
+  }
   std::string text;
   if (interval.start == interval.end) return text;
   if (!from.scanned) check_lines(from, entry, interval);
@@ -360,9 +361,11 @@ Interval Genome::find(std::string_view contig) const {
     const GenomeFile& file = impl_->files[i];
     const auto number = file.numbers.find(contig);
     if (number == file.numbers.end()) continue;
-    require(!found, ErrorKind::kInput, "contig '", printable(contig), "' is in ",
-            found ? impl_->file(found->file).name : "", " and in ", file.name,
-            "; give one of them alone, or rename it");
+    if (found) {
+      fail(ErrorKind::kInput, "contig '", printable(contig), "' is in ",
+           impl_->file(found->file).name, " and in ", file.name,
+           "; give one of them alone, or rename it");
+    }
     const int64_t length = file.contigs[static_cast<size_t>(number->second)].length;
     found = Interval{static_cast<int32_t>(i), number->second, 0, length};
   }

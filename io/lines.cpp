@@ -24,8 +24,10 @@ bool LineReader::next(std::string_view& line) {
     if (at_ > 0) std::memmove(buffer_.data(), start, searched);
     at_ = 0;
     end_ = searched;
-    require(searched <= longest_, ErrorKind::kInput, input_.name, ": line ", line_ + 1,
-            ": longer than ", format_bytes(static_cast<int64_t>(longest_)));
+    if (searched > longest_) {
+      fail(ErrorKind::kInput, input_.name, ": line ", line_ + 1, ": longer than ",
+           format_bytes(static_cast<int64_t>(longest_)));
+    }
     if (end_ == buffer_.size()) buffer_.resize(buffer_.size() * 2);
     const size_t got = input_.bytes->read(buffer_.data() + end_, buffer_.size() - end_);
     ended_ = got == 0;

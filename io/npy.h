@@ -14,7 +14,12 @@
 
 namespace gmamba {
 
-/// (rows, columns) of f32 or f16; appears whole at commit().
+/// IEEE half precision, rounded to nearest, ties to even; too large becomes infinite.
+uint16_t f16_from_f32(float value);
+float f32_from_f16(uint16_t bits);
+
+/// (rows, columns) of f32 or f16; appears whole at commit(). A finite value that f16 cannot hold is
+/// an error (kInput).
 class NpyWriter {
  public:
   NpyWriter(const std::filesystem::path& path, int64_t columns, DType dtype);
@@ -30,7 +35,7 @@ class NpyWriter {
 };
 
 /// A whole array read back; refuses pickles, structured and big-endian types, and sizes that do not
-/// agree with the file. Types f32, f64, i64, i32, u8.
+/// agree with the file. Types f16, f32, f64, i64, i32, u8; at most four dimensions, row-major.
 struct NpyArray {
   Tensor values;  // on the CPU
 };

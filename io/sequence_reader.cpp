@@ -146,9 +146,10 @@ class TextSequenceReader final : public SequenceReader {
     description_.assign(std::find_if_not(blank_at, header_.end(), is_blank), header_.end());
     require(!id_.empty(), ErrorKind::kInput, input_.name, ": line ", header_line_, ": record ",
             record_ + 1, " has no name after '", fastq_ ? '@' : '>', "'");
-    require(id_.size() <= kLongestName, ErrorKind::kInput, input_.name, ": line ", header_line_,
-            ": record ", record_ + 1, ": a name of more than ", format_bytes(kLongestName), ": '",
-            printable(id_), "'");
+    if (id_.size() > kLongestName) {
+      fail(ErrorKind::kInput, input_.name, ": line ", header_line_, ": record ", record_ + 1,
+           ": a name of more than ", format_bytes(kLongestName), ": '", printable(id_), "'");
+    }
     return true;
   }
 
@@ -166,7 +167,7 @@ class TextSequenceReader final : public SequenceReader {
     const char mark = fastq_ ? '+' : '>';
     while (true) {
       if (!available()) {
-        require(!fastq_, ErrorKind::kInput, truncated("ends before its quality string"));
+        if (fastq_) fail_truncated("ends before its quality string");
         return true;
       }
       if (at_line_start_ && buffer_[at_] == mark) return true;
@@ -205,17 +206,18 @@ class TextSequenceReader final : public SequenceReader {
     at_line_start_ = false;
     const int64_t plus_line = line_;
     read_line(plus_, "'+' line");
-    require(plus_.empty() || plus_ == header_ || plus_ == id_, ErrorKind::kInput, input_.name,
-            ": line ", plus_line, ": the '+' line names '", printable(plus_),
-            "', but the record is '", printable(id_), "'");
+    if (!plus_.empty() && plus_ != header_ && plus_ != id_) {
+      fail(ErrorKind::kInput, input_.name, ": line ", plus_line, ": the '+' line names '",
+           printable(plus_), "', but the record is '", printable(id_), "'");
+    }
     int64_t left = total;
     while (left > 0) {
-      require(available(), ErrorKind::kInput, truncated("ends within its quality string"));
+      if (!available()) fail_truncated("ends within its quality string");
       const Stretch line = stretch();
       const bool blank = line.text == 0 && at_line_start_;
-      require(!blank && static_cast<int64_t>(line.text) <= left, ErrorKind::kInput, input_.name,
-              ": line ", line_, ": record '", printable(id_), "' has ", total, " bases, but its ",
-              "quality string is ", blank ? "shorter" : "longer");
+      if (blank || static_cast<int64_t>(line.text) > left) {
+        fail_quality(total, blank ? "shorter" : "longer");
+      }
       const std::string_view quality(buffer_.data() + at_, line.text);
       const size_t bad = find_unprintable(quality);
       if (bad < quality.size()) {
@@ -229,10 +231,14 @@ class TextSequenceReader final : public SequenceReader {
     }
     if (!at_line_start_ && available()) {
       const Stretch rest = stretch();
-      require(rest.text == 0, ErrorKind::kInput, input_.name, ": line ", line_, ": record '",
-              printable(id_), "' has ", total, " bases, but its quality string is longer");
+      if (rest.text > 0) fail_quality(total, "longer");
       end_line(rest.ending);
     }
+  }
+
+  [[noreturn]] void fail_quality(int64_t bases, std::string_view how) const {
+    fail(ErrorKind::kInput, input_.name, ": line ", line_, ": record '", printable(id_), "' has ",
+         bases, " bases, but its quality string is ", how);
   }
 
   void finish() {
@@ -274,9 +280,9 @@ class TextSequenceReader final : public SequenceReader {
   [[noreturn]] void fail_here(const std::string& what) const {
     fail(ErrorKind::kInput, input_.name, ": line ", line_, ": ", what);
   }
-  std::string truncated(std::string_view how) const {
-    return concat(input_.name, ": line ", line_, ": truncated: record '", printable(id_), "' ",
-                  how);
+  [[noreturn]] void fail_truncated(std::string_view how) const {
+    fail(ErrorKind::kInput, input_.name, ": line ", line_, ": truncated: record '", printable(id_),
+         "' ", how);
   }
 
   OpenedBytes input_;
