@@ -9,6 +9,7 @@
 
 #include "libmamba/core/text.h"
 #include "pipelines/embedding_writer.h"
+#include "pipelines/inference_plan.h"
 #include "pipelines/sequence_vectors.h"
 
 namespace gmamba {
@@ -71,13 +72,13 @@ std::unique_ptr<EmbeddingWriter> open_writer(const EmbedOptions& options, int64_
                         options.pool == EmbedPool::kNone);
 }
 
-VectorOptions vector_options(const EmbedOptions& options) {
+VectorOptions vector_options(const EmbedOptions& options, int64_t segment) {
   VectorOptions vectors;
   vectors.pool = pool_mode(options.pool);
   vectors.bin = options.pool == EmbedPool::kNone ? 1 : options.bin;
   vectors.layer = static_cast<int>(options.layer) - 1;
   vectors.both_strands = options.strands == Strands::kBoth;
-  vectors.segment = segment_for(options.common);
+  vectors.segment = segment;
   const bool to_stdout = options.common.out.empty() || options.common.out == "-";
   if (!to_stdout) {
     const std::filesystem::path folder = std::filesystem::path(options.common.out).parent_path();
@@ -128,13 +129,19 @@ void embed(const EmbedOptions& options, Job& job) {
   const Model model = open_model(options.model, *ctx, job);
   require(options.layer <= model.config().n_layers, ErrorKind::kUsage, "--layer ", options.layer,
           ": the model has ", model.config().n_layers, " blocks");
+  const InferencePlan plan =
+      plan_inference(model.config(), options.common, {{"vectors held", kWaveBytes}});
+  if (options.common.plan) {
+    job.report = plan_report(*ctx, model, plan);
+    return;
+  }
   const Tokenizer tokenizer(model.vocabulary());
   TokenSource source(options.input, tokenizer, ctx->threads(), job.log);
   for (const std::string& input : options.input.inputs) job.record.add_input(input);
 
   const auto writer = open_writer(options, model.config().d_model);
   EmbedSink sink(*writer);
-  const VectorOptions vectors = vector_options(options);
+  const VectorOptions vectors = vector_options(options, plan.segment);
   RecordFeed feed(source, vector_feed_limits(model.config(), vectors));
   SequenceVectors engine(*ctx, model, vectors, sink, &job.progress);
   job.progress.start("embedding", "bases", source.total_bases());

@@ -5,7 +5,6 @@
 #include <filesystem>
 
 #include "libmamba/core/text.h"
-#include "libmamba/memory_plan.h"
 #include "libmamba/model_folder.h"
 
 namespace gmamba {
@@ -56,10 +55,6 @@ void report_letters(const TokenSource& source, Job& job) {
              concat(format_count(count), count == 1 ? " letter" : " letters",
                     " other than A, C, G, T and N read as N"));
   }
-}
-
-int64_t segment_for(const CommonOptions& options) {
-  return options.segment > 0 ? options.segment : kDefaultSegment;
 }
 
 }  // namespace gmamba

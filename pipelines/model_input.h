@@ -35,7 +35,4 @@ Model open_model(const std::string& path, const Context& ctx, Job& job);
 /// Says how many letters were read as N, and enters it into the record.
 void report_letters(const TokenSource& source, Job& job);
 
-/// The segment that the options ask for, or one that keeps the cores busy in little memory.
-int64_t segment_for(const CommonOptions& options);
-
 }  // namespace gmamba

@@ -5,14 +5,13 @@
 #include <utility>
 
 #include "libmamba/core/parallel.h"
+#include "pipelines/inference_plan.h"
 #include "pipelines/progress.h"
 #include "pipelines/stop.h"
 
 namespace gmamba {
 namespace {
 
-constexpr int64_t kWaveBytes = int64_t{32} << 20;        // vectors held for records of a wave
-constexpr int64_t kBatchStateBytes = int64_t{64} << 20;  // states of a batch
 constexpr int64_t kMostWaveTokens = int64_t{1} << 20;
 
 std::span<const std::byte> bytes_of(std::span<const float> values) { return std::as_bytes(values); }

@@ -47,6 +47,9 @@ class VectorSink {
 /// Limits of a feed for these options.
 FeedLimits vector_feed_limits(const ModelConfig& config, const VectorOptions& options);
 
+/// Bytes that the vectors of a wave may take.
+constexpr int64_t kWaveBytes = int64_t{32} << 20;
+
 class SequenceVectors {
  public:
   SequenceVectors(Context& ctx, const Model& model, VectorOptions options, VectorSink& sink,

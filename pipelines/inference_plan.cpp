@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/inference_plan.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "libmamba/core/text.h"
+
+namespace gmamba {
+namespace {
+
+constexpr int64_t kSmallestSegment = 64;
+constexpr int64_t kInputBytes = int64_t{8} << 20;  // parts read ahead, decompression
+
+MemoryPlan memory_for(const ModelConfig& config, int64_t segment,
+                      const std::vector<MemoryPlan::Item>& extra) {
+  MemoryPlan plan = plan_forward(config, 1, segment);
+  plan.items.push_back({"states of a batch of short records", kBatchStateBytes});
+  plan.items.push_back({"input read ahead", kInputBytes});
+  plan.items.insert(plan.items.end(), extra.begin(), extra.end());
+  return plan;
+}
+
+/// Seconds for one segment; the second of two, so that memory is there.
+double seconds_of_segment(Context& ctx, const Model& model, int64_t segment) {
+  const Arena::Scope scope(ctx.arena());
+  std::vector<uint8_t> tokens(static_cast<size_t>(segment));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    tokens[i] = static_cast<uint8_t>(model.vocabulary().bases[(i * 2654435761U >> 7) % 4]);
+  }
+  const TensorView on_device = ctx.arena().tensor(DType::kU8, {1, segment});
+  const TensorView hidden = ctx.arena().f32({1, segment, model.config().d_model});
+  ctx.upload(host_view(std::as_const(tokens).data(), {1, segment}), on_device);
+  SequenceState state(model.config(), 1, ctx.device());
+  double seconds = 0;
+  for (int round = 0; round < 2; ++round) {
+    const auto start = std::chrono::steady_clock::now();
+    model.forward(ctx, on_device, state, hidden);
+    ctx.synchronize();
+    seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  return seconds;
+}
+
+}  // namespace
+
+InferencePlan plan_inference(const ModelConfig& config, const CommonOptions& options,
+                             const std::vector<MemoryPlan::Item>& extra) {
+  InferencePlan plan;
+  plan.segment = options.segment > 0 ? options.segment : kDefaultSegment;
+  plan.memory = memory_for(config, plan.segment, extra);
+  while (options.segment == 0 && options.max_memory > 0 && plan.segment > kSmallestSegment &&
+         plan.memory.total_bytes() > options.max_memory) {
+    plan.segment /= 2;
+    plan.memory = memory_for(config, plan.segment, extra);
+  }
+  plan.memory.require_within(options.max_memory);
+  return plan;
+}
+
+std::string plan_report(Context& ctx, const Model& model, const InferencePlan& plan) {
+  const double seconds = seconds_of_segment(ctx, model, plan.segment);
+  const double rate = static_cast<double>(plan.segment) / std::max(seconds, 1e-9);
+  return concat(plan.memory.text(), "segment of ", format_count(plan.segment),
+                " tokens: ", format_duration(seconds), " on ",
+                ctx.backend().device_name(ctx.device().index), " with ", ctx.threads(),
+                ctx.threads() == 1 ? " thread" : " threads", ", measured now\n", format_short(rate),
+                " bases/s; a million bases in ", format_duration(1e6 / rate), "\n");
+}
+
+}  // namespace gmamba
