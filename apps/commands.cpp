@@ -7,6 +7,10 @@ std::vector<Command> all_commands() {
   return {
       pretrain_command(),
       finetune_command(),
+      embed_command(),
+      classify_command(),
+      evaluate_command(),
+      info_command(),
   };
 }
 

@@ -11,6 +11,10 @@ namespace gmamba::app {
 
 Command pretrain_command();
 Command finetune_command();
+Command embed_command();
+Command classify_command();
+Command evaluate_command();
+Command info_command();
 
 std::vector<Command> all_commands();
 

@@ -16,8 +16,9 @@ constexpr int64_t kInputBytes = int64_t{8} << 20;  // parts read ahead, decompre
 MemoryPlan memory_for(const ModelConfig& config, int64_t segment,
                       const std::vector<MemoryPlan::Item>& extra) {
   MemoryPlan plan = plan_forward(config, 1, segment);
-  plan.items.push_back({"states of a batch of short records", kBatchStateBytes});
-  plan.items.push_back({"input read ahead", kInputBytes});
+  const MemoryPlan::Item states{"states of a batch of records", kBatchStateBytes};
+  const MemoryPlan::Item input{"input read ahead", kInputBytes};
+  plan.items.insert(plan.items.end(), {states, input});
   plan.items.insert(plan.items.end(), extra.begin(), extra.end());
   return plan;
 }
