@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <mutex>
 
 #include "kernels/checks.h"
 #include "kernels/cuda_basic.h"
@@ -48,14 +49,30 @@ Tile output_tile(int64_t rows, int64_t columns, int64_t inner) {
   return tile;
 }
 
-/// OpenBLAS must stay on the calling thread: the tiles are already spread. Its OpenMP build keeps
-/// the number per calling thread, the others keep one for the process.
-void keep_blas_single_threaded() {
-  static thread_local const bool done = [] {
+/// Runs body(i) for i in [0, count) on the context's threads, for bodies that call BLAS. OpenBLAS
+/// itself must stay on the calling thread, since the work is already spread; its OpenMP build keeps
+/// that number per calling thread, the others keep one for the process. A sequential build of it
+/// mixes up the buffers of concurrent calls, so there only one thread at a time may enter.
+template <class Body>
+void blas_for(const Context& ctx, int64_t count, Body&& body) {
+  static thread_local const bool told = [] {
     openblas_set_num_threads(1);
     return true;
   }();
-  static_cast<void>(done);
+  static_cast<void>(told);
+  static const bool sequential = openblas_get_parallel() == OPENBLAS_SEQUENTIAL;
+  if (!sequential) {
+    return parallel_for(ctx, count, body);
+  }
+  static std::once_flag warned;
+  std::call_once(warned, [&] {
+    log_line(ctx.log(), LogLevel::kWarning,
+             "the sequential OpenBLAS is installed, so matrix products use one thread; install "
+             "libopenblas0-pthread for speed");
+  });
+  static std::mutex entered;
+  const std::lock_guard<std::mutex> lock(entered);
+  for (int64_t i = 0; i < count; ++i) body(i);
 }
 
 int blas_int(int64_t value) {
@@ -75,7 +92,7 @@ int leading(const View<T, 2>& matrix) {
 template <class Body>
 void for_tiles(const Context& ctx, int64_t rows, int64_t columns, Tile tile, Body&& body) {
   const int64_t column_tiles = pieces(columns, tile.columns);
-  parallel_for(ctx, pieces(rows, tile.rows) * column_tiles, [&](int64_t i) {
+  blas_for(ctx, pieces(rows, tile.rows) * column_tiles, [&](int64_t i) {
     const int64_t row = i / column_tiles * tile.rows;
     const int64_t column = i % column_tiles * tile.columns;
     body(row, std::min(tile.rows, rows - row), column, std::min(tile.columns, columns - column));
@@ -220,14 +237,14 @@ void backward_weight_cpu(Context& ctx, View<const float, 2> dy, View<const float
   const WeightPieces cut(rows, outputs, inputs);
   if (cut.chunks == 1) {
     const float beta = mode == GradMode::kAccumulate ? 1.0F : 0.0F;
-    parallel_for(ctx, cut.blocks,
-                 [&](int64_t block) { weight_block(dy, x, 0, rows, cut, block, dweight, beta); });
+    blas_for(ctx, cut.blocks,
+             [&](int64_t block) { weight_block(dy, x, 0, rows, cut, block, dweight, beta); });
     return;
   }
   const Arena::Scope scope(ctx.arena());
   const auto scratch = ctx.arena().f32({cut.chunks, outputs, inputs});
   const auto partials = scratch.as<float, 3>();
-  parallel_for(ctx, cut.blocks * cut.chunks, [&](int64_t i) {
+  blas_for(ctx, cut.blocks * cut.chunks, [&](int64_t i) {
     const int64_t chunk = i / cut.blocks;
     const int64_t row = chunk * cut.chunk_rows;
     const View<float, 2> to{partials.at(chunk), {outputs, inputs}, {inputs, 1}};
@@ -276,7 +293,6 @@ void linear_forward(Context& ctx, ConstTensorView x, ConstTensorView weight, Con
   if (y.size() == 0) {
     return;
   }
-  keep_blas_single_threaded();
   forward_cpu(ctx, x.as<const float, 2>(), weight.as<const float, 2>(),
               bias.as<const float, 1>().data, y.as<float, 2>());
 }
@@ -294,7 +310,6 @@ void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView wei
   if (dx.size() == 0) {
     return;
   }
-  keep_blas_single_threaded();
   backward_input_cpu(ctx, dy.as<const float, 2>(), weight.as<const float, 2>(), dx.as<float, 2>(),
                      mode);
 }
@@ -310,7 +325,6 @@ void linear_backward_weight(Context& ctx, ConstTensorView dy, ConstTensorView x,
   if (!ctx.device().is_cpu()) {
     return cuda::linear_backward_weight(ctx, dy, x, dweight, dbias, mode);
   }
-  keep_blas_single_threaded();
   if (dweight.size() > 0) {
     backward_weight_cpu(ctx, dy.as<const float, 2>(), x.as<const float, 2>(),
                         dweight.as<float, 2>(), mode);
