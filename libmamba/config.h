@@ -45,6 +45,8 @@ struct ModelConfig {
   bool both_strands = false;        ///< predictions average both strands
   int64_t trained_context = 0;      ///< tokens that gradients reached over, 0 unknown
 
+  bool operator==(const ModelConfig&) const = default;
+
   int64_t d_inner() const { return expand * d_model; }  ///< E
   static int64_t auto_dt_rank(int64_t d_model) { return (d_model + 15) / 16; }
   /// Throws kInput naming the field when a size is out of range (all sizes at least 1 and at most
