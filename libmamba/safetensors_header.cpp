@@ -46,13 +46,20 @@ constexpr std::array<DTypeBytes, 18> kReadable = {{{"F64", 8},
 /// Types of the format that this reader leaves alone.
 constexpr std::array<std::string_view, 4> kUnread = {"C64", "F4", "F6_E2M3", "F6_E3M2"};
 
-int64_t bytes_of(std::string_view dtype, std::string_view place) {
+std::string place_of(std::string_view file, std::string_view tensor) {
+  return concat(file, ": tensor '", printable(tensor), "'");
+}
+
+int64_t bytes_of(const SafetensorsEntry& entry, std::string_view file) {
   for (const DTypeBytes& known : kReadable) {
-    if (known.name == dtype) return known.bytes;
+    if (known.name == entry.dtype) return known.bytes;
   }
-  const bool unread = std::find(kUnread.begin(), kUnread.end(), dtype) != kUnread.end();
-  require(!unread, ErrorKind::kUnsupported, place, ": tensors of type ", dtype, " are not read");
-  fail(ErrorKind::kInput, place, ": no tensor type is called '", printable(dtype), "'");
+  const std::string place = place_of(file, entry.name);
+  const bool unread = std::find(kUnread.begin(), kUnread.end(), entry.dtype) != kUnread.end();
+  require(!unread, ErrorKind::kUnsupported, place, ": tensors of type ", entry.dtype,
+          " are not read");
+  fail(ErrorKind::kInput, place, ": no tensor type is called '",
+       printable(std::string_view(entry.dtype)), "'");
 }
 
 /// Walks the header. Where it stands is a small state; every event either fits it or is refused.
@@ -72,15 +79,17 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 
   bool number_unsigned(number_unsigned_t value) override {
     if (at_ != At::kShape && at_ != At::kOffsets) wrong("a number");
-    require(value <= uint64_t{std::numeric_limits<int64_t>::max()}, ErrorKind::kInput, place(),
-            ": the number ", value, " does not fit 63 bits");
+    if (value > uint64_t{std::numeric_limits<int64_t>::max()}) {
+      refuse("the number ", value, " does not fit 63 bits");
+    }
     const auto number = static_cast<int64_t>(value);
     if (at_ == At::kShape) {
       entry_.shape.push_back(number);
-      require(entry_.shape.size() <= kHighestRank, ErrorKind::kInput, place(), ": more than the ",
-              kHighestRank, " dimensions that are read");
+      if (entry_.shape.size() > kHighestRank) {
+        refuse("more than the ", kHighestRank, " dimensions that are read");
+      }
     } else {
-      require(offsets_ < 2, ErrorKind::kInput, place(), ": more than two data_offsets");
+      if (offsets_ == 2) refuse("more than two data_offsets");
       (offsets_++ == 0 ? entry_.begin : entry_.end) = number;
     }
     return true;
@@ -120,8 +129,10 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
         top_key(key);
         break;
       case At::kMetadata:
-        require(!metadata_.contains(key), ErrorKind::kInput, name_, ": the __metadata__ key '",
-                printable(std::string_view(key)), "' stands twice");
+        if (metadata_.contains(key)) {
+          fail(ErrorKind::kInput, name_, ": the __metadata__ key '",
+               printable(std::string_view(key)), "' stands twice");
+        }
         key_ = std::move(key);
         at_ = At::kMetadataValue;
         break;
@@ -134,8 +145,7 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
 
   bool end_object() override {
     if (at_ == At::kTensor) {
-      require(seen_ == 7, ErrorKind::kInput, place(),
-              ": expected dtype, shape and data_offsets; one is missing");
+      if (seen_ != 7) refuse("expected dtype, shape and data_offsets; one is missing");
       entries_.push_back(std::move(entry_));
       require(entries_.size() <= kMostTensors, ErrorKind::kInput, name_, ": more than the ",
               kMostTensors, " tensors that are read");
@@ -158,8 +168,9 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   }
 
   bool end_array() override {
-    require(at_ != At::kOffsets || offsets_ == 2, ErrorKind::kInput, place(),
-            ": expected two data_offsets, found ", offsets_);
+    if (at_ == At::kOffsets && offsets_ != 2) {
+      refuse("expected two data_offsets, found ", offsets_);
+    }
     at_ = At::kTensor;
     return true;
   }
@@ -187,8 +198,10 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   void top_key(std::string& key) {
     require(key.size() <= kLongestName, ErrorKind::kInput, name_, ": a tensor name of ", key.size(),
             " bytes; at most ", kLongestName, " are read");
-    require(names_.insert(key).second, ErrorKind::kInput, name_, ": the tensor '",
-            printable(std::string_view(key)), "' stands twice");
+    if (!names_.insert(key).second) {
+      fail(ErrorKind::kInput, name_, ": the tensor '", printable(std::string_view(key)),
+           "' stands twice");
+    }
     key_ = std::move(key);
     at_ = At::kTopValue;
   }
@@ -205,14 +218,16 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
       bit = 4;
       at_ = At::kOffsetsStart;
     } else {
-      fail(ErrorKind::kInput, place(), ": unknown field '", printable(std::string_view(key)), "'");
+      refuse("unknown field '", printable(std::string_view(key)), "'");
     }
-    require((seen_ & bit) == 0, ErrorKind::kInput, place(), ": the field ", key, " stands twice");
+    if ((seen_ & bit) != 0) refuse("the field ", key, " stands twice");
     seen_ |= bit;
   }
 
-  std::string place() const {
-    return concat(name_, ": tensor '", printable(std::string_view(key_)), "'");
+  /// Messages are built on failure only: a header may have a million tensors.
+  template <class... Parts>
+  [[noreturn]] void refuse(const Parts&... parts) const {
+    fail(ErrorKind::kInput, place_of(name_, key_), ": ", parts...);
   }
 
   [[noreturn]] void wrong(std::string_view found) const {
@@ -223,12 +238,11 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
         fail(ErrorKind::kInput, name_, ": expected a string for the __metadata__ key '",
              printable(std::string_view(key_)), "', found ", found);
       case At::kTopValue:
-        fail(ErrorKind::kInput, place(), ": expected an object, found ", found);
+        refuse("expected an object, found ", found);
       case At::kDType:
-        fail(ErrorKind::kInput, place(), ": expected a string for dtype, found ", found);
+        refuse("expected a string for dtype, found ", found);
       default:
-        fail(ErrorKind::kInput, place(),
-             ": expected lists of whole numbers for shape and data_offsets, found ", found);
+        refuse("expected lists of whole numbers for shape and data_offsets, found ", found);
     }
   }
 
@@ -243,16 +257,29 @@ class HeaderReader final : public nlohmann::json_sax<Json> {
   int offsets_ = 0;
 };
 
+/// Bytes of the shape in the type; the message of an overflow needs the file and the name.
+int64_t size_in_bytes(const SafetensorsEntry& entry, std::string_view file) {
+  const int64_t width = bytes_of(entry, file);
+  int64_t bytes = width;
+  try {
+    bytes = checked_mul(checked_product(entry.shape, "shape"), width, "shape");
+  } catch (const Error& error) {
+    fail(error.kind(), place_of(file, entry.name), ": ", error.message());
+  }
+  return bytes;
+}
+
 void check_size(const SafetensorsEntry& entry, std::string_view file) {
-  const std::string place =
-      concat(file, ": tensor '", printable(std::string_view(entry.name)), "'");
-  const int64_t bytes =
-      checked_mul(checked_product(entry.shape, place), bytes_of(entry.dtype, place), place);
-  require(entry.end >= entry.begin, ErrorKind::kInput, place, ": its data ends at ", entry.end,
-          " before it begins at ", entry.begin);
-  require(entry.end - entry.begin == bytes, ErrorKind::kInput, place, ": ", entry.dtype, " ",
-          to_string(entry.shape), " takes ", bytes, " bytes, its data_offsets span ",
-          entry.end - entry.begin);
+  const int64_t bytes = size_in_bytes(entry, file);
+  if (entry.end < entry.begin) {
+    fail(ErrorKind::kInput, place_of(file, entry.name), ": its data ends at ", entry.end,
+         " before it begins at ", entry.begin);
+  }
+  if (entry.end - entry.begin != bytes) {
+    fail(ErrorKind::kInput, place_of(file, entry.name), ": ", entry.dtype, " ",
+         to_string(entry.shape), " takes ", bytes, " bytes, its data_offsets span ",
+         entry.end - entry.begin);
+  }
 }
 
 /// The tensors cover the data without holes and overlaps.
@@ -260,9 +287,10 @@ void check_cover(const std::vector<SafetensorsEntry>& entries, int64_t data_byte
                  std::string_view file) {
   int64_t reached = 0;
   for (const SafetensorsEntry& entry : entries) {
-    require(entry.begin == reached, ErrorKind::kInput, file, ": tensor '",
-            printable(std::string_view(entry.name)), "' begins at byte ", entry.begin,
-            " of the data where ", reached, " was expected: a hole or an overlap");
+    if (entry.begin != reached) {
+      fail(ErrorKind::kInput, place_of(file, entry.name), ": begins at byte ", entry.begin,
+           " of the data where ", reached, " was expected: a hole or an overlap");
+    }
     reached = entry.end;
   }
   require(reached == data_bytes, ErrorKind::kInput, file, ": the tensors take ", reached,
