@@ -304,6 +304,7 @@ class Finetuning {
   }
 
   void finish(TrainingRun& run, const Trainer& trainer) {
+    if (valid_.empty()) run.publish(trainer);
     RunRecord& record = job_.record;
     record.set_result("steps", trainer.step());
     record.set_result("tokens", tokens_);
@@ -314,9 +315,10 @@ class Finetuning {
       if (options_.task == TaskKind::kClassification) {
         const ClassMetrics model = class_metrics_of(predict_valid(best));
         record.set_result("held_out", to_json(model, classes_));
-        log_line(
-            job_.log, LogLevel::kInfo,
-            concat("held-out predictions of the best model:\n", confusion_text(model, classes_)));
+        log_line(job_.log, LogLevel::kInfo, "held-out predictions of the best model:");
+        for (const std::string& line : split(confusion_text(model, classes_), '\n')) {
+          if (!line.empty()) log_line(job_.log, LogLevel::kInfo, line);
+        }
         std::string beside;
         if (options_.kmer > 0) {
           const ClassMetrics kmer = baseline();

@@ -268,6 +268,8 @@ class Pretraining {
   }
 
   void finish(TrainingRun& run, const Trainer& trainer, const BatchLoader& loader) {
+    // a run killed between its last checkpoint and the model folder still ends with both
+    run.publish(trainer);
     RunRecord& record = job_.record;
     record.set_result("steps", trainer.step());
     record.set_result("tokens", tokens_);
