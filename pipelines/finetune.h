@@ -7,22 +7,10 @@
 #include <vector>
 
 #include "pipelines/job.h"
+#include "pipelines/model_input.h"
 #include "pipelines/training_run.h"
 
 namespace gmamba {
-
-template <>
-struct OptionWords<PoolMode> {
-  static constexpr std::pair<std::string_view, PoolMode> kWords[] = {
-      {"mean", PoolMode::kMean}, {"last", PoolMode::kLast}, {"max", PoolMode::kMax}};
-};
-
-enum class Strands { kForward, kBoth };
-template <>
-struct OptionWords<Strands> {
-  static constexpr std::pair<std::string_view, Strands> kWords[] = {{"forward", Strands::kForward},
-                                                                    {"both", Strands::kBoth}};
-};
 
 template <>
 struct OptionWords<TaskKind> {
