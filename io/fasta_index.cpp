@@ -228,7 +228,8 @@ class IndexChecker {
     return name.empty() || last == name;
   }
 
-  /// Whether some lines end where they should and the first one not before. Call after end_of.
+  /// Whether some lines end where they should and the first one not before, which is all there is
+  /// to know when lines are of equal length. Call after end_of.
   bool lines(const FastaEntry& entry) {
     const int64_t count = (entry.length - 1) / entry.line_bases;  // lines before the last
     const int64_t ending = entry.line_width - entry.line_bases;
@@ -237,9 +238,19 @@ class IndexChecker {
         return false;
       }
     }
-    text_.resize(static_cast<size_t>(std::min({entry.length, entry.line_bases, int64_t{65536}})));
-    bytes_.read(entry.offset, text_);
-    return text_.find('\n') == std::string::npos;
+    return !has_newline(entry.offset, std::min(entry.length, entry.line_bases));
+  }
+
+  bool has_newline(int64_t at, int64_t bytes) {
+    constexpr int64_t kPiece = 1 << 18;
+    while (bytes > 0) {
+      text_.resize(static_cast<size_t>(std::min(bytes, kPiece)));
+      bytes_.read(at, text_);
+      if (text_.find('\n') != std::string::npos) return true;
+      at += static_cast<int64_t>(text_.size());
+      bytes -= static_cast<int64_t>(text_.size());
+    }
+    return false;
   }
 
   bool is_line_end(int64_t at, int64_t bytes) {
