@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <unordered_set>
 #include <utility>
 
@@ -305,11 +306,12 @@ bool fits(const FastaEntry& entry) {
 
 FastaIndex build_fasta_index(OpenedBytes input, InvalidLetters invalid) {
   IndexBuilder builder(input.name, invalid);
-  std::vector<char> buffer(size_t{1} << 18);
+  constexpr size_t kBufferBytes = size_t{1} << 18;
+  const auto buffer = std::make_unique_for_overwrite<char[]>(kBufferBytes);
   while (true) {
-    const size_t got = input.bytes->read(buffer.data(), buffer.size());
+    const size_t got = input.bytes->read(buffer.get(), kBufferBytes);
     if (got == 0) return builder.finish();
-    builder.feed({buffer.data(), got});
+    builder.feed({buffer.get(), got});
   }
 }
 
