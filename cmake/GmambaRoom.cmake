@@ -20,6 +20,10 @@ function(gmamba_warnings target)
   target_compile_definitions(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>
                                                _GLIBCXX_ASSERTIONS)
   target_link_options(${target} PRIVATE -Wl,-z,relro,-z,now)
+  if(GMAMBA_FUZZ)
+    # so that libFuzzer sees which branches of the rooms an input reaches
+    target_compile_options(${target} PRIVATE -fsanitize=fuzzer-no-link)
+  endif()
   if(GMAMBA_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=address,undefined -fno-omit-frame-pointer
                                              -fno-sanitize-recover=all -U_FORTIFY_SOURCE)

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -25,7 +26,9 @@ constexpr size_t kBlocksPerJob = 16;
 class BlockReader {
  public:
   BlockReader(std::unique_ptr<ByteSource> raw, std::string name)
-      : raw_(std::move(raw)), name_(std::move(name)), buffer_(kRawBuffer) {}
+      : raw_(std::move(raw)),
+        name_(std::move(name)),
+        buffer_(std::make_unique_for_overwrite<char[]>(kRawBuffer)) {}
 
   /// The next whole block, valid until the next call; empty at the checked end.
   std::string_view next() {
@@ -62,16 +65,15 @@ class BlockReader {
   [[noreturn]] void fail_cut(int64_t offset) const {
     fail(ErrorKind::kInput, name_, ": truncated: the BGZF block at byte ", offset, " is cut short");
   }
-  std::string_view view() const { return {buffer_.data() + start_, end_ - start_}; }
+  std::string_view view() const { return {buffer_.get() + start_, end_ - start_}; }
   /// Makes at least `bytes` visible, if the stream has them.
   bool need(size_t bytes) {
     if (end_ - start_ >= bytes) return true;
-    std::memmove(buffer_.data(), buffer_.data() + start_, end_ - start_);
+    std::memmove(buffer_.get(), buffer_.get() + start_, end_ - start_);
     end_ -= start_;
     start_ = 0;
-    if (buffer_.size() < bytes) buffer_.resize(bytes);
     while (end_ < bytes) {
-      const size_t got = raw_->read(buffer_.data() + end_, buffer_.size() - end_);
+      const size_t got = raw_->read(buffer_.get() + end_, kRawBuffer - end_);
       if (got == 0) return false;
       end_ += got;
     }
@@ -80,7 +82,7 @@ class BlockReader {
 
   std::unique_ptr<ByteSource> raw_;
   std::string name_;
-  std::vector<char> buffer_;
+  std::unique_ptr<char[]> buffer_;  // more than any block
   size_t start_ = 0;
   size_t end_ = 0;
   int64_t offset_ = 0;

@@ -6,6 +6,7 @@
 #include <charconv>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <unordered_set>
 #include <utility>
 
@@ -228,7 +229,8 @@ class IndexChecker {
     return name.empty() || last == name;
   }
 
-  /// Whether some lines end where they should and the first one not before. Call after end_of.
+  /// Whether some lines end where they should and the first one not before, which is all there is
+  /// to know when lines are of equal length. Call after end_of.
   bool lines(const FastaEntry& entry) {
     const int64_t count = (entry.length - 1) / entry.line_bases;  // lines before the last
     const int64_t ending = entry.line_width - entry.line_bases;
@@ -237,9 +239,19 @@ class IndexChecker {
         return false;
       }
     }
-    text_.resize(static_cast<size_t>(std::min({entry.length, entry.line_bases, int64_t{65536}})));
-    bytes_.read(entry.offset, text_);
-    return text_.find('\n') == std::string::npos;
+    return !has_newline(entry.offset, std::min(entry.length, entry.line_bases));
+  }
+
+  bool has_newline(int64_t at, int64_t bytes) {
+    constexpr int64_t kPiece = 1 << 18;
+    while (bytes > 0) {
+      text_.resize(static_cast<size_t>(std::min(bytes, kPiece)));
+      bytes_.read(at, text_);
+      if (text_.find('\n') != std::string::npos) return true;
+      at += static_cast<int64_t>(text_.size());
+      bytes -= static_cast<int64_t>(text_.size());
+    }
+    return false;
   }
 
   bool is_line_end(int64_t at, int64_t bytes) {
@@ -294,11 +306,12 @@ bool fits(const FastaEntry& entry) {
 
 FastaIndex build_fasta_index(OpenedBytes input, InvalidLetters invalid) {
   IndexBuilder builder(input.name, invalid);
-  std::vector<char> buffer(size_t{1} << 18);
+  constexpr size_t kBufferBytes = size_t{1} << 18;
+  const auto buffer = std::make_unique_for_overwrite<char[]>(kBufferBytes);
   while (true) {
-    const size_t got = input.bytes->read(buffer.data(), buffer.size());
+    const size_t got = input.bytes->read(buffer.get(), kBufferBytes);
     if (got == 0) return builder.finish();
-    builder.feed({buffer.data(), got});
+    builder.feed({buffer.get(), got});
   }
 }
 

@@ -82,9 +82,7 @@ class Indexer {
     std::string problem;
     std::optional<FastaIndex> index = parse_fasta_index(*text, problem);
     const bool older = is_older(path, file_.path);
-    const int64_t size = file_.bytes->size();
-    const bool compare = older || !index || size <= options_.compare_bytes ||
-                         static_cast<int64_t>(index->size()) > size / kShortRecord;
+    const bool compare = older || !index || is_better_compared(*index);
     if (compare) {
       build();
       if (index && *index != file_.index) problem = "its entries";
@@ -126,6 +124,19 @@ class Indexer {
     file_.index = build_fasta_index(open_bytes(file_.path, available_threads()), options_.invalid);
     require(!file_.index.empty(), ErrorKind::kInput, file_.name, ": its records hold no bases");
     file_.scanned = true;
+  }
+
+  /// Whether making an index takes little time, or no more than checking this one.
+  bool is_better_compared(const FastaIndex& index) const {
+    if (options_.compare_bytes == 0) return false;
+    const int64_t size = file_.bytes->size();
+    int64_t first_lines = 0;  // they are read by the check
+    for (const FastaEntry& entry : index) {
+      first_lines += std::min({entry.length, entry.line_bases, size});
+      if (first_lines > size / 2) break;
+    }
+    return size <= options_.compare_bytes || first_lines > size / 2 ||
+           static_cast<int64_t>(index.size()) > size / kShortRecord;
   }
 
   static std::string format_blocks(const std::vector<BlockOffset>& blocks) {

@@ -36,7 +36,8 @@ struct GenomeOptions {
   InvalidLetters invalid = InvalidLetters::kError;
   bool save_index = true;  ///< write a missing .fai or .gzi where the folder allows it
   /// An index beside a file up to this size is compared with one made anew, which takes less than a
-  /// second; for larger files its places are checked, and the lines again at every read.
+  /// second; for larger files its places are checked, and the lines again at every read. 0: never
+  /// compared unless it is older than the file.
   int64_t compare_bytes = int64_t{1} << 28;
 };
 

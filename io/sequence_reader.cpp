@@ -26,8 +26,10 @@ class TextSequenceReader final : public SequenceReader {
   TextSequenceReader(OpenedBytes input, const SequenceReaderOptions& options)
       : input_(std::move(input)),
         options_(options),
-        buffer_(static_cast<size_t>(std::max<int64_t>(options.buffer_bytes, 16))),
-        bases_(static_cast<size_t>(std::max<int64_t>(options.part_bases, 1))) {}
+        buffer_size_(static_cast<size_t>(std::max<int64_t>(options.buffer_bytes, 16))),
+        buffer_(std::make_unique_for_overwrite<char[]>(buffer_size_)),
+        part_size_(static_cast<size_t>(std::max<int64_t>(options.part_bases, 1))),
+        bases_(std::make_unique_for_overwrite<char[]>(part_size_)) {}
 
   bool next(SequencePart& part) override {
     if (done_) return false;
@@ -48,7 +50,7 @@ class TextSequenceReader final : public SequenceReader {
     part.description = description_;
     part.record = record_;
     part.offset = record_bases_;
-    part.bases = {bases_.data(), size_};
+    part.bases = {bases_.get(), size_};
     part.first = first;
     part.last = last;
     record_bases_ += static_cast<int64_t>(size_);
@@ -67,10 +69,10 @@ class TextSequenceReader final : public SequenceReader {
   /// Reads on behind what is left; false at the end of the input.
   bool refill() {
     if (input_ended_) return false;
-    std::memmove(buffer_.data(), buffer_.data() + at_, end_ - at_);
+    std::memmove(buffer_.get(), buffer_.get() + at_, end_ - at_);
     end_ -= at_;
     at_ = 0;
-    const size_t got = input_.bytes->read(buffer_.data() + end_, buffer_.size() - end_);
+    const size_t got = input_.bytes->read(buffer_.get() + end_, buffer_size_ - end_);
     input_ended_ = got == 0;
     end_ += got;
     return got > 0;
@@ -86,7 +88,7 @@ class TextSequenceReader final : public SequenceReader {
   /// of the input, so one at the end of the buffer makes it read on.
   Stretch stretch() {
     while (true) {
-      const char* const text = buffer_.data() + at_;
+      const char* const text = buffer_.get() + at_;
       const size_t there = end_ - at_;
       const auto* const newline = static_cast<const char*>(std::memchr(text, '\n', there));
       if (newline != nullptr) {
@@ -110,7 +112,7 @@ class TextSequenceReader final : public SequenceReader {
     line.clear();
     while (available()) {
       const Stretch part = stretch();
-      line.append(buffer_.data() + at_, part.text);
+      line.append(buffer_.get() + at_, part.text);
       at_ += part.text;
       if (line.size() > kLongestHeader) {
         fail_here(concat("a ", what, " longer than ", format_bytes(kLongestHeader)));
@@ -174,11 +176,11 @@ class TextSequenceReader final : public SequenceReader {
       const Stretch line = stretch();
       if (line.text > 0) {
         if (blank_line_ > 0) fail_blank_line();
-        const size_t take = std::min(line.text, bases_.size() - size_);
+        const size_t take = std::min(line.text, part_size_ - size_);
         if (take == 0) return false;
         if (at_line_start_) line_starts_.push_back(size_);
         at_line_start_ = false;
-        std::memcpy(bases_.data() + size_, buffer_.data() + at_, take);
+        std::memcpy(bases_.get() + size_, buffer_.get() + at_, take);
         size_ += take;
         at_ += take;
         if (take < line.text) return false;
@@ -218,7 +220,7 @@ class TextSequenceReader final : public SequenceReader {
       if (blank || static_cast<int64_t>(line.text) > left) {
         fail_quality(total, blank ? "shorter" : "longer");
       }
-      const std::string_view quality(buffer_.data() + at_, line.text);
+      const std::string_view quality(buffer_.get() + at_, line.text);
       const size_t bad = find_unprintable(quality);
       if (bad < quality.size()) {
         fail_here(concat("record '", printable(id_), "': ", shown_byte(quality[bad]),
@@ -257,7 +259,7 @@ class TextSequenceReader final : public SequenceReader {
   void check_letters() {
     size_t at = 0;
     while (true) {
-      const std::string_view rest(bases_.data() + at, size_ - at);
+      const std::string_view rest(bases_.get() + at, size_ - at);
       at += find_invalid_letter(rest);
       if (at == size_) return;
       const auto letter = static_cast<unsigned char>(bases_[at]);
@@ -287,14 +289,16 @@ class TextSequenceReader final : public SequenceReader {
 
   OpenedBytes input_;
   SequenceReaderOptions options_;
-  std::vector<char> buffer_;  // [at_, end_) is not yet looked at
+  size_t buffer_size_;
+  std::unique_ptr<char[]> buffer_;  // [at_, end_) is not yet looked at
   size_t at_ = 0;
   size_t end_ = 0;
   bool input_ended_ = false;
   int64_t line_ = 1;  // of at_
   bool at_line_start_ = true;
 
-  std::vector<char> bases_;  // of the part: size_ letters
+  size_t part_size_;
+  std::unique_ptr<char[]> bases_;  // of the part: size_ letters
   size_t size_ = 0;
   std::vector<size_t> line_starts_;  // where lines begin in bases_, for messages
   int64_t part_line_ = 1;

@@ -45,7 +45,10 @@ void refuse_other_families(const WeightFiles& weights) {
   std::set<std::string> mixers;
   std::set<std::string> inner;
   for (const auto& [name, tensor] : weights.tensors()) {
-    const auto has = [&](std::string_view part) { return name.find(part) != std::string::npos; };
+    // a named capture, because clang 14 cannot capture a structured binding by [&]
+    const auto has = [&name = name](std::string_view part) {
+      return name.find(part) != std::string::npos;
+    };
     if (has(".mamba_fwd.") || has(".submodule.") || name.starts_with("caduceus.")) {
       refuse(name, "a Caduceus model");
     }

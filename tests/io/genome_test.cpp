@@ -240,7 +240,7 @@ TEST(Genome, CraftedFaiNeverGivesWrongBases) {
     }
     int refused = 0;
     for (const std::string& mutant : mutants) {
-      TemporaryFolder::overwrite(path + ".fai", mutant);
+      test::overwrite_file(path + ".fai", mutant);
       for (const int64_t compare_bytes : {int64_t{0}, int64_t{1} << 28}) {
         test::MemoryLog log;
         const Genome genome({path}, GenomeOptions{.log = &log, .compare_bytes = compare_bytes});
@@ -280,7 +280,7 @@ TEST(Genome, CraftedGziDoesNotMatter) {
     for (const int change : {1, 128, 255}) {
       std::string mutant = good;
       mutant[at] = static_cast<char>(mutant[at] ^ change);
-      TemporaryFolder::overwrite(path + ".gzi", mutant);
+      test::overwrite_file(path + ".gzi", mutant);
       test::MemoryLog log;
       const Genome genome({path}, &log);
       EXPECT_TRUE(log.contains("x.fa.gz.gzi does not fit")) << at;
@@ -289,7 +289,7 @@ TEST(Genome, CraftedGziDoesNotMatter) {
   }
   for (const std::string& mutant : {std::string(), std::string(7, '\0'), good.substr(0, 9),
                                     good + std::string(16, '\xff'), std::string(1 << 20, '\xff')}) {
-    TemporaryFolder::overwrite(path + ".gzi", mutant);
+    test::overwrite_file(path + ".gzi", mutant);
     expect_reads(Genome({path}), expected, 7);
   }
 }
