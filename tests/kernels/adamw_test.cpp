@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tests/kernels/kernel_test_helpers.h"
+#include "tests/kernels/simd_targets_fixture.h"
 #include "tests/reference/adamw.h"
 
 namespace gmamba {
@@ -70,7 +71,11 @@ std::vector<DecayRange> ranges_for(int64_t count) {
   return ranges;
 }
 
-TEST(AdamW, StepsMatchTheOracle) {
+class AdamWTargets : public test::SimdTargetTest {};
+INSTANTIATE_TEST_SUITE_P(, AdamWTargets, testing::ValuesIn(test::simd_targets()),
+                         test::simd_target_name);
+
+TEST_P(AdamWTargets, StepsMatchTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const int64_t count : kCounts) {
     for (const double max_norm : {0.0, 0.5, 1e6}) {
@@ -188,7 +193,7 @@ TEST(AdamW, RefusesRangesThatDoNotFit) {
             "adamw_step: gradients: expected shape (10), found (9)");
 }
 
-TEST(GlobalNorm, SumsInDouble) {
+TEST_P(AdamWTargets, TheGlobalNormIsSummedInDouble) {
   Context ctx(Device{}, {.threads = 2});
   Tensor norm(Device{}, DType::kF64, {1});
   for (const int64_t count : kCounts) {

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "tests/kernels/kernel_test_helpers.h"
+#include "tests/kernels/simd_targets_fixture.h"
 #include "tests/reference/cross_entropy.h"
 
 namespace gmamba {
@@ -89,7 +90,11 @@ void check_case(Context& ctx, const Case& c, bool weighted) {
   EXPECT_EQ(total[3], oracle.rows) << name(c);
 }
 
-TEST(CrossEntropy, MatchesTheOracle) {
+class CrossEntropyTargets : public test::SimdTargetTest {};
+INSTANTIATE_TEST_SUITE_P(, CrossEntropyTargets, testing::ValuesIn(test::simd_targets()),
+                         test::simd_target_name);
+
+TEST_P(CrossEntropyTargets, MatchesTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const Case& c : kCases) {
     for (const bool weighted : {false, true}) check_case(ctx, c, weighted);
@@ -144,7 +149,7 @@ TEST(CrossEntropy, EqualLogitsCountAsTheFirstLabel) {
   EXPECT_NEAR(losses.host<float>()[0], std::log(4.0), 1e-6);
 }
 
-TEST(CrossEntropy, KeepsExtremeLogitsApartFromBrokenOnes) {
+TEST_P(CrossEntropyTargets, KeepsExtremeLogitsApartFromBrokenOnes) {
   Context ctx;
   constexpr float kInfinity = std::numeric_limits<float>::infinity();
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();

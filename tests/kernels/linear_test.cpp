@@ -5,6 +5,7 @@
 
 #include "kernels/cuda_basic.h"
 #include "tests/kernels/kernel_test_helpers.h"
+#include "tests/kernels/simd_targets_fixture.h"
 #include "tests/reference/linear.h"
 
 namespace gmamba {
@@ -82,7 +83,11 @@ struct Problem {
   TensorView dx;  // (M, K)
 };
 
-TEST(Linear, ForwardMatchesTheOracle) {
+class LinearTargets : public test::SimdTargetTest {};
+INSTANTIATE_TEST_SUITE_P(, LinearTargets, testing::ValuesIn(test::simd_targets()),
+                         test::simd_target_name);
+
+TEST_P(LinearTargets, ForwardMatchesTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const Case& c : kCases) {
     for (const bool with_bias : {false, true}) {
@@ -100,7 +105,7 @@ TEST(Linear, ForwardMatchesTheOracle) {
   }
 }
 
-TEST(Linear, BackwardInputMatchesTheOracle) {
+TEST_P(LinearTargets, BackwardInputMatchesTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const Case& c : kCases) {
     for (const GradMode mode : {GradMode::kOverwrite, GradMode::kAccumulate}) {

@@ -2,6 +2,7 @@
 #include "kernels/rms_norm.h"
 
 #include "tests/kernels/kernel_test_helpers.h"
+#include "tests/kernels/simd_targets_fixture.h"
 #include "tests/reference/rms_norm.h"
 
 namespace gmamba {
@@ -42,7 +43,11 @@ reference::RmsNormResult<Real> expected_forward(const Case& c, const ConstTensor
                                      values<Real>(weight), 1e-5F);
 }
 
-TEST(RmsNorm, ForwardMatchesTheOracle) {
+class RmsNormTargets : public test::SimdTargetTest {};
+INSTANTIATE_TEST_SUITE_P(, RmsNormTargets, testing::ValuesIn(test::simd_targets()),
+                         test::simd_target_name);
+
+TEST_P(RmsNormTargets, ForwardMatchesTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const Case& c : kCases) {
     for (const bool with_branch : {false, true}) {
@@ -68,7 +73,7 @@ TEST(RmsNorm, ForwardMatchesTheOracle) {
   }
 }
 
-TEST(RmsNorm, BackwardMatchesTheOracle) {
+TEST_P(RmsNormTargets, BackwardMatchesTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const Case& c : kCases) {
     for (const GradMode mode : {GradMode::kOverwrite, GradMode::kAccumulate}) {
