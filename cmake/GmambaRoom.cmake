@@ -15,7 +15,7 @@ function(gmamba_warnings target)
                               -Wno-missing-field-initializers>  # argument structs have defaults
     # GCC 12 reports false overlaps and overflows inside std::string (bug 105329)
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict
-                                                                      -Wno-stringop-overflow -Wno-array-bounds>)
+                                                                      -Wno-stringop-overflow -Wno-array-bounds -Wno-stringop-overread>)
   # a Release build keeps the library's own range checks; the optimiser removes most of their cost
   target_compile_definitions(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>
                                                _GLIBCXX_ASSERTIONS)

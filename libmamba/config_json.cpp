@@ -103,8 +103,8 @@ void check_same(const JsonFields& fields, const char* key, const char* other) {
 // --- shared pieces ---
 
 /// A token id: null and negative ones are none, of a list the first counts.
-int read_token(const JsonFields& fields, const char* key, int if_absent) {
-  if (!fields.json().contains(key)) return if_absent;
+int read_token(const JsonFields& fields, const char* key) {
+  if (!fields.json().contains(key)) return 0;  // the default of transformers
   const Json* value = fields.find(key);
   if (value == nullptr) return -1;
   if (value->is_array() && !value->empty()) value = &value->front();
@@ -191,9 +191,9 @@ ModelConfig parse_transformers(const JsonFields& fields) {
   fields.read("time_step_floor", config.dt_init_floor);
   fields.read("time_step_scale", config.dt_scale);
   read_init_scheme(fields, "time_step_init_scheme");
-  config.pad_token = read_token(fields, "pad_token_id", 0);
-  config.bos_token = read_token(fields, "bos_token_id", 0);
-  config.eos_token = read_token(fields, "eos_token_id", 0);
+  config.pad_token = read_token(fields, "pad_token_id");
+  config.bos_token = read_token(fields, "bos_token_id");
+  config.eos_token = read_token(fields, "eos_token_id");
   return config;
 }
 
@@ -282,9 +282,8 @@ ModelConfig parse_mamba_ssm(const JsonFields& fields) {
   fields.read("norm_epsilon", config.norm_epsilon);
   fields.read("residual_in_fp32", config.residual_in_fp32);
   fields.read("tie_embeddings", config.tie_embeddings);
-  config.pad_token = read_token(fields, "pad_token_id", -1);
-  config.bos_token = read_token(fields, "bos_token_id", -1);
-  config.eos_token = read_token(fields, "eos_token_id", -1);
+  // the vocabulary names the special tokens of this dialect
+  config.pad_token = config.bos_token = config.eos_token = -1;
   return config;
 }
 
