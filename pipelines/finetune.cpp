@@ -142,7 +142,10 @@ class Finetuning {
   }
 
   Model first_model() {
-    Model model = with_task(base_, options_.task, classes_, options_.pool, seed_);
+    const bool classify = options_.task == TaskKind::kClassification;
+    const std::vector<std::string> labels =
+        classify ? classes_ : std::vector<std::string>{"value"};  // a regression has one target
+    Model model = with_task(base_, options_.task, labels, options_.pool, seed_);
     ModelConfig config = model.config();
     config.both_strands = options_.strands == Strands::kBoth;
     Model placed(config, ctx_->device());

@@ -19,6 +19,7 @@ std::span<const std::byte> bytes_of(std::span<const float> values) { return std:
 /// Rows of `width` values in the opposite order.
 void reverse_rows(std::span<float> rows, int64_t width) {
   const auto w = static_cast<std::ptrdiff_t>(width);
+  if (rows.empty()) return;  // no segment ended a row
   auto front = rows.begin();
   auto back = rows.end() - w;
   for (; front < back; front += w, back -= w) std::swap_ranges(front, front + w, back);

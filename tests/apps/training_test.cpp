@@ -223,6 +223,20 @@ TEST(Finetuning, LearnsWhatIsThereFromEachKindOfInput) {
     ASSERT_EQ(got.code, 0) << got.err;
     EXPECT_GT(accuracy(name), name == "frozen" ? 0.7 : 0.9) << name;
   }
+  {
+    std::ofstream table(folder / "gc.tsv");
+    table << "sequence\tlabel\n";
+    for (int i = 0; i < 120; ++i) {
+      const double share = 0.1 + 0.8 * i / 120;
+      table << random_bases(80, static_cast<uint64_t>(900 + i), share) << "\t" << share << "\n";
+    }
+  }
+  const Outcome value =
+      run("finetune --train gc.tsv --task regression" + common + " --out value", folder);
+  ASSERT_EQ(value.code, 0) << value.err;
+  const Outcome answers = run("classify --model value reads.fa", folder);
+  ASSERT_EQ(answers.code, 0) << answers.err;
+  EXPECT_TRUE(contains(answers.out, "id\tlength\tvalue\n"));
   const Outcome regression =
       run("finetune --train numbers.tsv --task regression --model base --out r --steps 2", folder);
   EXPECT_EQ(regression.code, 1);
