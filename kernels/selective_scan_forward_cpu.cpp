@@ -28,7 +28,7 @@ using cpu::ScanForwardJob;
 /// States of a group: what the registers hold beside the polynomial.
 constexpr int kForwardGroup = kLanes == 16 ? 8 : 4;
 
-/// What a unit keeps while it walks. About 50 KB.
+/// What a unit keeps while it walks. About 40 KB.
 struct ForwardScratch {
   HWY_ALIGN float delta[kScanBlock * kScanTile];      // [v][t][lane]
   HWY_ALIGN float delta_u[kScanBlock * kScanTile];    // [v][t][lane]
