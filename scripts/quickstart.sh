@@ -16,9 +16,9 @@ out=${1:-runs/quickstart}
 
 species=(vibrio_cholerae escherichia_coli mycobacterium_tuberculosis plasmodium_falciparum)
 model=(--d-model 128 --layers 4)
-pretraining=(--context 1024 --batch-tokens 16384 --steps 400 --lr 0.008 --rc-augment)
-finetuning=(--context 512 --windows-per-class 4000 --batch 64 --lr 0.001 --rc-augment --strands both)
-fragment=512  # bases of the short pieces that the unseen contigs are cut into
+pretraining=(--context 512 --batch-tokens 8192 --steps 300 --lr 0.008 --rc-augment)
+finetuning=(--context 256 --windows-per-class 2000 --batch 32 --lr 0.002 --rc-augment --strands both)
+fragment=256  # bases of the short pieces that the unseen contigs are cut into
 
 gmamba=build/release/gmamba
 stages=()
