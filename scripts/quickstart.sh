@@ -18,7 +18,6 @@ species=(vibrio_cholerae escherichia_coli mycobacterium_tuberculosis plasmodium_
 model=(--d-model 128 --layers 4)
 pretraining=(--context 512 --batch-tokens 8192 --steps 300 --lr 0.008 --rc-augment)
 finetuning=(--context 256 --windows-per-class 2000 --batch 32 --lr 0.002 --rc-augment --strands both)
-fragment=256  # bases of the short pieces that the unseen contigs are cut into
 
 gmamba=build/release/gmamba
 stages=()
@@ -68,23 +67,8 @@ stage pretrain "$gmamba" pretrain "${fasta[@]}" "${model[@]}" "${pretraining[@]}
 stage finetune "$gmamba" finetune --model "$out/pretrained" "${classes[@]}" "${finetuning[@]}" \
   --out "$out/species"
 
-# what it never saw: whole contigs, and the same cut into short fragments
-zcat test_data/unseen.fa.gz | awk -v size="$fragment" -v truth="$out/fragments.tsv" '
-  BEGIN { while ((getline line < "test_data/unseen.tsv") > 0) { split(line, field, "\t"); label[field[1]] = field[2] }
-          print "id\tlabel" > truth }
-  function cut(  i, id) {
-    for (i = 1; i + size - 1 <= length(text); i += size) {
-      id = name "_" i
-      print ">" id "\n" substr(text, i, size)
-      print id "\t" label[name] > truth
-    }
-    text = ""
-  }
-  /^>/ { cut(); name = substr($1, 2); next }
-  { text = text $0 }
-  END { cut() }' > "$out/fragments.fa"
+# whole contigs that it never saw
 stage classify "$gmamba" classify --model "$out/species" test_data/unseen.fa.gz -o "$out/contigs.labels.tsv"
-stage fragments "$gmamba" classify --model "$out/species" "$out/fragments.fa" -o "$out/fragments.labels.tsv"
 stage embed "$gmamba" embed --model "$out/pretrained" test_data/unseen.fa.gz -o "$out/unseen.npy"
 stage evaluate "$gmamba" evaluate --model "$out/pretrained" test_data/unseen.fa.gz -o "$out/evaluate.json"
 
@@ -93,7 +77,6 @@ cat <<END
 Pretraining   $(said pretrain 'held-out bits per base')
 Fine-tuning   $(said finetune 'held-out accuracy')
 Classified    unseen contigs of 20 to 50 kb: $(accuracy "$out/contigs.labels.tsv" test_data/unseen.tsv)
-              the same in pieces of $fragment bases: $(accuracy "$out/fragments.labels.tsv" "$out/fragments.tsv")
 Embedded      $(($(wc -l < "$out/unseen.npy.index.tsv") - 1)) contigs to vectors: $out/unseen.npy
 Evaluated     $(said evaluate 'bits per base')
 Models        $out/pretrained/model, $out/species/model
