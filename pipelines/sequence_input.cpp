@@ -237,7 +237,10 @@ bool TokenSource::next(TokenPart& part) {
     block_ = std::move(shared_->blocks.front());
     shared_->blocks.pop_front();
     shared_->changed.notify_all();
-    if (block_.empty()) return next(part);
+    if (block_.empty()) {
+      lock.unlock();
+      return next(part);
+    }
   }
   part = std::move(block_[at_++]);
   return true;
