@@ -48,17 +48,6 @@ fs::path temporary_of(const fs::path& path) {
   return temporary;
 }
 
-/// Symbolic links resolved, no separator at the end.
-fs::path resolve(const fs::path& path) {
-  std::error_code code;
-  fs::path full = fs::weakly_canonical(path, code);
-  require(!code, ErrorKind::kIo, shown(path), ": cannot resolve the path: ", code.message());
-  if (!full.is_absolute()) full = fs::current_path() / full;
-  if (!full.has_filename()) full = full.parent_path();
-  require(full.has_filename(), ErrorKind::kUsage, shown(path), ": not a place for a folder");
-  return full;
-}
-
 /// Removes what killed processes left beside `path`.
 void remove_leftovers(const fs::path& path) {
   const std::string name = path.filename().string();
@@ -90,10 +79,21 @@ void rename_or_fail(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+fs::path resolve_folder(const fs::path& path) {
+  require(!path.empty(), ErrorKind::kUsage, "the name of a folder is empty");
+  std::error_code code;
+  fs::path full = fs::weakly_canonical(path, code);
+  require(!code, ErrorKind::kIo, shown(path), ": cannot resolve the path: ", code.message());
+  if (!full.is_absolute()) full = fs::current_path() / full;
+  if (!full.has_filename()) full = full.parent_path();
+  require(full.has_filename(), ErrorKind::kUsage, shown(path), ": not a place for a folder");
+  return full;
+}
+
 bool is_temporary(const fs::path& path) { return writer_of(path) != 0; }
 
 AtomicFolder::AtomicFolder(const fs::path& path)
-    : path_(resolve(path)), temporary_(temporary_of(path_)) {
+    : path_(resolve_folder(path)), temporary_(temporary_of(path_)) {
   std::error_code code;
   require(fs::is_directory(path_.parent_path(), code), ErrorKind::kIo, shown(path_.parent_path()),
           ": no such folder; create it first");
@@ -128,7 +128,7 @@ void AtomicFolder::commit() {
 }
 
 void remove_folder_atomically(const fs::path& path) {
-  const fs::path full = resolve(path);
+  const fs::path full = resolve_folder(path);
   const fs::path temporary = temporary_of(full);
   remove_tree(temporary);
   rename_or_fail(full, temporary);

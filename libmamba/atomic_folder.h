@@ -29,6 +29,10 @@ class AtomicFolder {
   bool done_ = false;
 };
 
+/// The absolute path with symbolic links resolved and no separator at its end; throws kUsage for
+/// an empty path and the root.
+std::filesystem::path resolve_folder(const std::filesystem::path& path);
+
 /// Removes a folder so that no reader ever sees a part of it under its name.
 void remove_folder_atomically(const std::filesystem::path& path);
 

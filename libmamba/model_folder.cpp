@@ -22,7 +22,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kLongestConfig = int64_t{1} << 20;
+constexpr int64_t kLongestConfig = int64_t{16} << 20;  // tens of thousands of labels fit
 constexpr int64_t kLongestTokenizer = int64_t{32} << 20;
 constexpr const char* kHead = "lm_head.weight";
 constexpr const char* kEmbedding = "backbone.embeddings.weight";
@@ -214,8 +214,7 @@ bool is_model_file(const std::string& name) {
 
 /// Saving replaces the folder, so nothing of the user's may be in it.
 void check_replaceable(const fs::path& folder) {
-  std::error_code code;
-  if (!fs::is_directory(folder, code)) return;
+  if (!path_exists(folder)) return;
   for (const fs::path& path : list_folder(folder)) {
     const std::string name = path.filename().string();
     require(is_model_file(name) || is_temporary(path), ErrorKind::kUsage, shown(folder),
@@ -278,7 +277,7 @@ void save_model(const Model& model, const fs::path& folder,
                 const std::map<std::string, std::string>& metadata) {
   with_frame(
       [&] {
-        check_replaceable(folder);
+        check_replaceable(resolve_folder(folder));
         AtomicFolder writing(folder);
         write_model_files(model, writing.temporary(), metadata);
         writing.commit();

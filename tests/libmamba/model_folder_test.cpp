@@ -388,7 +388,7 @@ TEST_F(ModelFolderTest, SaysWhatAFolderLacks) {
   expect_error(ErrorKind::kUnsupported, {"pickled"}, [&] { model_digest(path); });
   spit(path / "config.json", "{\"model_type\": \"mamba\", }");
   expect_error(ErrorKind::kInput, {"config.json", "byte"}, load);
-  spit(path / "config.json", std::string(3 << 20, ' '));
+  spit(path / "config.json", std::string(17 << 20, ' '));
   expect_error(ErrorKind::kInput, {"config.json", "longer"}, load);
 }
 
@@ -452,12 +452,26 @@ TEST_F(ModelFolderTest, SavingReplacesModelsAndNothingElse) {
   spit(path / "thesis.tex", "years");
   expect_error(ErrorKind::kUsage, {"thesis.tex"}, [&] { save_model(tiny_model(10), path); });
   EXPECT_EQ(slurp(path / "thesis.tex"), "years");
+  fs::remove(path / "thesis.tex");
   EXPECT_TRUE(same_values(load_model(path, Device{}).parameters(), tiny_model(9).parameters()));
   expect_error(ErrorKind::kIo, {"no such folder"},
                [&] { save_model(tiny_model(), folder_ / "a" / "b"); });
   spit(folder_ / "file", "x");
   expect_error(ErrorKind::kIo, {"file"}, [&] { save_model(tiny_model(), folder_ / "file"); });
   EXPECT_EQ(slurp(folder_ / "file"), "x");
+  // the working folder by any name is not to be swept away
+  const fs::path before = fs::current_path();
+  spit(folder_ / "notes", "x");
+  fs::current_path(folder_);
+  for (const char* here : {".", "./", "../", "model/.."}) {
+    EXPECT_THROW(save_model(tiny_model(), here), Error) << here;
+  }
+  expect_error(ErrorKind::kUsage, {"empty"}, [] { save_model(tiny_model(), ""); });
+  expect_error(ErrorKind::kUsage, {"not a place"}, [] { save_model(tiny_model(), "/"); });
+  save_model(tiny_model(11), "model");  // a relative name is fine
+  fs::current_path(before);
+  EXPECT_EQ(slurp(folder_ / "notes"), "x");
+  EXPECT_EQ(slurp(path / "config.json").empty(), false);
 }
 
 TEST_F(ModelFolderTest, SavingThroughALinkReplacesWhatItPointsTo) {

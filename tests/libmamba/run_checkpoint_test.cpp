@@ -2,6 +2,7 @@
 #include "libmamba/run_checkpoint.h"
 
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -299,6 +300,38 @@ TEST_F(RunCheckpointTest, FailedSaveLeavesTheOldOnes) {
   expect_is(*load_newest_checkpoint(folder_, kCpu, nullptr), 1000);
   spit(folder_ / "file", "x");
   expect_error(ErrorKind::kIo, {"file"}, [&] { save(folder_ / "file", 1); });
+}
+
+/// Saves with files limited to `limit` bytes, as on a full disk; 0 when that gave an io error.
+int save_limited(const fs::path& run, rlim_t limit) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  const rlimit files{limit, limit};
+  if (::setrlimit(RLIMIT_FSIZE, &files) != 0) return 3;
+  try {
+    save(run, 2000);
+  } catch (const Error& error) {
+    return error.kind() == ErrorKind::kIo ? 0 : 1;
+  }
+  return 2;
+}
+
+TEST_F(RunCheckpointTest, AFullDiskLeavesTheOldOnes) {
+  save(folder_, 1000);
+  save(folder_, 1500);
+  const auto largest = fs::file_size(step_folder(1500) / "optimizer.safetensors");
+  for (rlim_t k = 0; k < 16; ++k) {
+    const pid_t child = ::fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) ::_exit(save_limited(folder_, largest * k / 16));
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFEXITED(status)) << k;
+    EXPECT_EQ(WEXITSTATUS(status), 0) << k;
+    EXPECT_EQ(names_in(folder_ / "checkpoints"),
+              (std::vector<std::string>{"step-00001000", "step-00001500"}))
+        << k;
+    expect_is(*load_newest_checkpoint(folder_, kCpu, nullptr), 1500);
+  }
 }
 
 /// Child of the kill test: saves one checkpoint after the other until it is killed, telling each
