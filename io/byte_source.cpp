@@ -2,6 +2,7 @@
 #include "io/byte_source.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -80,6 +81,11 @@ class FileSource final : public RawSource {
       }
       const int code = errno;
       if (code == EINTR) continue;
+      if (code == EAGAIN) {  // someone made the pipe non-blocking
+        struct pollfd ready = {descriptor_, POLLIN, 0};
+        ::poll(&ready, 1, -1);
+        continue;
+      }
       fail(ErrorKind::kIo, name_, ": cannot read: ", std::strerror(code));
     }
   }

@@ -230,14 +230,15 @@ void NpyWriter::add_row(std::span<const float> row) {
   if (dtype_ == DType::kF32) {
     file_.write(std::as_bytes(row));
   } else {
-    std::vector<uint16_t> halves(row.size());
+    halves_.resize(row.size());
     for (size_t i = 0; i < row.size(); ++i) {
-      halves[i] = f16_from_f32(row[i]);
-      require(!std::isfinite(row[i]) || (halves[i] & 0x7FFFU) != 0x7C00U, ErrorKind::kInput,
-              printable(file_.path().string()), ": row ", rows_, " holds ", row[i],
-              ", which f16 cannot hold; write f32");
+      halves_[i] = f16_from_f32(row[i]);
+      if (std::isfinite(row[i]) && (halves_[i] & 0x7FFFU) == 0x7C00U) {
+        fail(ErrorKind::kInput, printable(file_.path().string()), ": row ", rows_, " holds ",
+             row[i], ", which f16 cannot hold; write f32");
+      }
     }
-    file_.write(std::as_bytes(std::span<const uint16_t>(halves)));
+    file_.write(std::as_bytes(std::span<const uint16_t>(halves_)));
   }
   ++rows_;
 }

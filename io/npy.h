@@ -32,6 +32,7 @@ class NpyWriter {
   int64_t columns_;
   DType dtype_;
   int64_t rows_ = 0;
+  std::vector<uint16_t> halves_;  // a row as f16
 };
 
 /// A whole array read back; refuses pickles, structured and big-endian types, and sizes that do not

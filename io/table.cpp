@@ -2,6 +2,7 @@
 #include "io/table.h"
 
 #include <htslib/bgzf.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -163,6 +164,9 @@ class StdoutSink final : public Sink {
       const ssize_t put = ::write(STDOUT_FILENO, bytes.data(), bytes.size());
       if (put >= 0) {
         bytes.remove_prefix(static_cast<size_t>(put));
+      } else if (errno == EAGAIN) {  // someone made the pipe non-blocking
+        struct pollfd ready = {STDOUT_FILENO, POLLOUT, 0};
+        ::poll(&ready, 1, -1);
       } else if (errno != EINTR) {
         fail_errno();
       }
