@@ -45,6 +45,17 @@ accuracy() {
     END { printf "%d of %d right (%.1f %%)", right, total, 100 * right / total }' "$2" "$1"
 }
 
+# the last row of the table that `evaluate` printed, named by its header
+bits_per_base() {
+  awk '$1 == "record" { for (i = 1; i <= NF; i++) name[i] = $i }
+       $1 == "total" { for (i = 1; i <= NF; i++) value[i] = $i }
+       END { for (i = 1; i in name; i++) {
+               if (name[i] == "bits/base") text = "model " value[i]
+               if (name[i] ~ /^markov/) text = text ", " name[i] " " value[i]
+             }
+             print text }' "$out/logs/evaluate.log"
+}
+
 set_up() {
   need_packages "${build_packages[@]}"
 }
@@ -52,15 +63,20 @@ build() {
   configure_and_build release gmamba_command
 }
 
+if [ $# -gt 0 ] && [ -n "$(ls -A "$out" 2>/dev/null)" ]; then
+  echo "$out is not empty; name a new folder for the results" >&2
+  exit 2
+fi
 rm -rf "$out"
 mkdir -p "$out/logs"
 stage set-up set_up
 stage build build
 
-fasta=() classes=()
+fasta=() classes=() baseline=(--baseline-orders "3,11")
 for name in "${species[@]}"; do
   fasta+=(--fasta "test_data/$name.fa.gz")
   classes+=(--class "$name=test_data/$name.fa.gz")
+  baseline+=(--baseline-train "test_data/$name.fa.gz")
 done
 
 stage pretrain "$gmamba" pretrain "${fasta[@]}" "${model[@]}" "${pretraining[@]}" --out "$out/pretrained"
@@ -70,7 +86,7 @@ stage finetune "$gmamba" finetune --model "$out/pretrained" "${classes[@]}" "${f
 # whole contigs that it never saw
 stage classify "$gmamba" classify --model "$out/species" test_data/unseen.fa.gz -o "$out/contigs.labels.tsv"
 stage embed "$gmamba" embed --model "$out/pretrained" test_data/unseen.fa.gz -o "$out/unseen.npy"
-stage evaluate "$gmamba" evaluate --model "$out/pretrained" test_data/unseen.fa.gz -o "$out/evaluate.json"
+stage evaluate "$gmamba" evaluate --model "$out/pretrained" test_data/unseen.fa.gz "${baseline[@]}" -o "$out/evaluate.json"
 
 say "What came out"
 cat <<END
@@ -78,7 +94,7 @@ Pretraining   $(said pretrain 'held-out bits per base')
 Fine-tuning   $(said finetune 'held-out accuracy')
 Classified    unseen contigs of 20 to 50 kb: $(accuracy "$out/contigs.labels.tsv" test_data/unseen.tsv)
 Embedded      $(($(wc -l < "$out/unseen.npy.index.tsv") - 1)) contigs to vectors: $out/unseen.npy
-Evaluated     $(said evaluate 'bits per base')
+Evaluated     unseen contigs, bits per base: $(bits_per_base)
 Models        $out/pretrained/model, $out/species/model
 
 How long it took, on $(nproc) cores:
