@@ -72,7 +72,7 @@ std::string lines_of(const Json& json, const std::string& indent) {
     std::string shown = printable(key);
     std::replace(shown.begin(), shown.end(), '_', ' ');
     shown.resize(std::max<size_t>(22, shown.size() + 1), ' ');
-    std::string text = detail::value_text(value);
+    std::string text = value.is_null() ? "unknown" : detail::value_text(value);
     if (value.is_number_integer()) text = format_count(value.get<int64_t>());
     out += concat(indent, shown, printable(text), "\n");
   }
