@@ -74,7 +74,8 @@ struct TokenSource::Shared {
   Tokenizer tokenizer;
   int threads;
   GuardedLog log;
-  std::unique_ptr<SequenceReader> reader;  // of the first input, opened before the thread starts
+  std::unique_ptr<SequenceReader> reader;  // a first input that is a file is opened before the
+                                           // thread starts
   std::unique_ptr<Genome> genome;
   std::vector<Interval> intervals;
   int64_t interval_bases = -1;
@@ -97,9 +98,8 @@ struct TokenSource::Shared {
     std::unique_lock<std::mutex> lock(mutex);
     changed.wait(lock, [&] { return closing || blocks.size() < kBlocksAhead; });
     if (closing) return false;
-    blocks.push_back(std::move(block));
+    blocks.push_back(std::exchange(block, {}));
     changed.notify_all();
-    block.clear();
     block_tokens = 0;
     return true;
   }
@@ -118,7 +118,7 @@ struct TokenSource::Shared {
   }
 
   bool read_file(size_t index) {
-    if (index > 0) reader = open(options.inputs[index]);
+    if (index > 0 || reader == nullptr) reader = open(options.inputs[index]);
     const auto count = static_cast<double>(options.inputs.size());
     SequencePart part;
     while (reader->next(part)) {
@@ -167,7 +167,7 @@ struct TokenSource::Shared {
         if (!read_file(i)) return;
       }
     }
-    push();
+    if (!block.empty()) push();
   }
 
   void run() {
@@ -191,7 +191,8 @@ TokenSource::TokenSource(const InputOptions& options, const Tokenizer& tokenizer
   Shared& shared = *shared_;
   require(!options.inputs.empty(), ErrorKind::kUsage, "no input is named");
   if (options.regions.empty()) {
-    shared.reader = shared.open(options.inputs.front());
+    // stdin may be silent for hours: that is for the thread to wait for
+    if (options.inputs.front() != "-") shared.reader = shared.open(options.inputs.front());
   } else {
     shared.genome = std::make_unique<Genome>(options.inputs, &shared.log);
     shared.intervals = shared.genome->parse_regions(options.regions);
@@ -237,10 +238,6 @@ bool TokenSource::next(TokenPart& part) {
     block_ = std::move(shared_->blocks.front());
     shared_->blocks.pop_front();
     shared_->changed.notify_all();
-    if (block_.empty()) {
-      lock.unlock();
-      return next(part);
-    }
   }
   part = std::move(block_[at_++]);
   return true;

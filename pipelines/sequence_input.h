@@ -56,7 +56,8 @@ struct TokenPart {
 
 class TokenSource {
  public:
-  /// `threads` for the decompression of bgzip. Throws what opening the first input throws.
+  /// `threads` for the decompression of bgzip. Throws what opening the
+  /// first input throws, when that is a file.
   TokenSource(const InputOptions& options, const Tokenizer& tokenizer, int threads, Log* log);
   TokenSource(const TokenSource&) = delete;
   TokenSource& operator=(const TokenSource&) = delete;
