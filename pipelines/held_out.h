@@ -17,8 +17,8 @@ namespace gmamba {
 LossTotals stream_loss(Context& ctx, const Model& model, const Genome& genome,
                        const Tokenizer& tokenizer, const Interval& interval, int64_t segment);
 
-/// Bits per base of Markov models of the given orders trained on `train`, on the bases of `valid` that
-/// stream_loss predicts.
+/// Bits per base of Markov models of the given orders trained on `train`, on the bases of `valid`
+/// that stream_loss predicts.
 std::vector<double> markov_bits_per_base(const Genome& genome, const Tokenizer& tokenizer,
                                          const std::vector<Interval>& train,
                                          const std::vector<Interval>& valid,

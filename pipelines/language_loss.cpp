@@ -12,6 +12,38 @@
 
 namespace gmamba {
 
+LossTotals download_totals(Context& ctx, ConstTensorView totals) {
+  std::array<double, 4> values{};
+  ctx.download(totals, host_view(values.data(), {4}));
+  return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
+}
+
+std::vector<int32_t> next_base_targets(const Vocabulary& vocabulary,
+                                       std::span<const uint8_t> tokens, int64_t count) {
+  std::vector<int32_t> targets(static_cast<size_t>(count), kIgnoreTarget);
+  for (size_t i = 0; i < targets.size() && i + 1 < tokens.size(); ++i) {
+    if (vocabulary.is_base(tokens[i + 1])) targets[i] = tokens[i + 1];
+  }
+  return targets;
+}
+
+void add_language_loss(Context& ctx, const Model& model, std::span<const uint8_t> tokens,
+                       int64_t batch, int64_t length, SequenceState& state, TensorView totals) {
+  const Arena::Scope scope(ctx.arena());
+  const int64_t count = batch * length;
+  const int64_t d_model = model.config().d_model;
+  const TensorView on_device = ctx.arena().tensor(DType::kU8, {batch, length});
+  const TensorView targets = ctx.arena().tensor(DType::kI32, {count});
+  const TensorView hidden = ctx.arena().f32({batch, length, d_model});
+  const TensorView logits = ctx.arena().f32({count, model.config().vocab_size});
+  const std::vector<int32_t> next = next_base_targets(model.vocabulary(), tokens, count);
+  ctx.upload(host_view(tokens.data(), {batch, length}), on_device);
+  ctx.upload(host_view(next.data(), {count}), targets);
+  model.forward(ctx, on_device, state, hidden);
+  model.logits(ctx, hidden.reshape({count, d_model}), logits);
+  cross_entropy(ctx, {.logits = logits, .targets = targets, .totals = totals});
+}
+
 LanguageLossReader::LanguageLossReader(Context& ctx, const Model& model, LossOptions options,
                                        TokenListener* listener, Progress* progress)
     : ctx_(ctx), model_(model), options_(options), listener_(listener), progress_(progress) {}
@@ -62,42 +94,6 @@ SequenceState& LanguageLossReader::state_for(int64_t batch) {
   return state_;
 }
 
-LossTotals LanguageLossReader::download(TensorView totals) {
-  std::array<double, 4> values{};
-  ctx_.download(totals, host_view(values.data(), {4}));
-  return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
-}
-
-/// targets[i] is the token after position i where that is a base; positions without a next token
-/// have none.
-std::vector<int32_t> LanguageLossReader::targets_of(std::span<const uint8_t> tokens,
-                                                    int64_t count) const {
-  std::vector<int32_t> targets(static_cast<size_t>(count), kIgnoreTarget);
-  for (size_t i = 0; i < targets.size() && i + 1 < tokens.size(); ++i) {
-    if (model_.vocabulary().is_base(tokens[i + 1])) targets[i] = tokens[i + 1];
-  }
-  return targets;
-}
-
-/// Reads batch * length tokens, rows being consecutive windows of one record; a further token, if
-/// there is one, is the last row's last target.
-void LanguageLossReader::add_block(std::span<const uint8_t> tokens, int64_t batch, int64_t length,
-                                   SequenceState& state, TensorView totals) {
-  const Arena::Scope scope(ctx_.arena());
-  const int64_t count = batch * length;
-  const int64_t d_model = model_.config().d_model;
-  const TensorView on_device = ctx_.arena().tensor(DType::kU8, {batch, length});
-  const TensorView targets = ctx_.arena().tensor(DType::kI32, {count});
-  const TensorView hidden = ctx_.arena().f32({batch, length, d_model});
-  const TensorView logits = ctx_.arena().f32({count, model_.config().vocab_size});
-  const std::vector<int32_t> next = targets_of(tokens, count);
-  ctx_.upload(host_view(tokens.data(), {batch, length}), on_device);
-  ctx_.upload(host_view(next.data(), {count}), targets);
-  model_.forward(ctx_, on_device, state, hidden);
-  model_.logits(ctx_, hidden.reshape({count, d_model}), logits);
-  cross_entropy(ctx_, {.logits = logits, .targets = targets, .totals = totals});
-}
-
 // ---- records that fit a segment
 
 void LanguageLossReader::run_wave(const std::vector<HeldRecord>& wave,
@@ -121,7 +117,7 @@ void LanguageLossReader::run_wave(const std::vector<HeldRecord>& wave,
     int64_t bases = 0;
     for (const size_t i : batch) {
       const std::vector<uint8_t>& record = wave[i].tokens;
-      const std::vector<int32_t> next = targets_of(record, longest);
+      const std::vector<int32_t> next = next_base_targets(model_.vocabulary(), record, longest);
       tokens.insert(tokens.end(), record.begin(), record.end());
       tokens.resize(tokens.size() + static_cast<size_t>(longest) - record.size(), pad);
       targets.insert(targets.end(), next.begin(), next.end());
@@ -142,7 +138,7 @@ void LanguageLossReader::run_wave(const std::vector<HeldRecord>& wave,
       cross_entropy(ctx_, {.logits = logits.slice(0, row * longest, (row + 1) * longest),
                            .targets = wanted.slice(0, row, row + 1).reshape({longest}),
                            .totals = total});
-      losses[before + batch[static_cast<size_t>(row)]].model = download(total);
+      losses[before + batch[static_cast<size_t>(row)]].model = download_totals(ctx_, total);
     }
     advance(bases);
   }
@@ -186,7 +182,7 @@ LossTotals LanguageLossReader::run_long(RecordFeed& feed) {
     held = 1;
     at += count;
   }
-  return download(totals);
+  return download_totals(ctx_, totals);
 }
 
 /// `count` tokens from position `at` of the record, and the one after them if there is one.
@@ -195,14 +191,15 @@ void LanguageLossReader::run_block(std::span<const uint8_t> tokens, int64_t at, 
   const int64_t window = options_.context;
   if (window == 0 || window > options_.segment) {
     if (window > 0 && at % window == 0) state_.reset();
-    add_block(tokens, 1, count, state_, totals);
+    add_language_loss(ctx_, model_, tokens, 1, count, state_, totals);
     return;
   }
   const int64_t whole = count / window;
-  if (whole > 0) add_block(tokens, whole, window, state_for(whole), totals);
+  if (whole > 0) add_language_loss(ctx_, model_, tokens, whole, window, state_for(whole), totals);
   const int64_t rest = count - whole * window;
   if (rest > 0) {
-    add_block(tokens.subspan(static_cast<size_t>(whole * window)), 1, rest, state_for(1), totals);
+    const auto tail = tokens.subspan(static_cast<size_t>(whole * window));
+    add_language_loss(ctx_, model_, tail, 1, rest, state_for(1), totals);
   }
 }
 

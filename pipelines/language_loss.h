@@ -35,6 +35,19 @@ class TokenListener {
   virtual void listen(int64_t record, bool first, std::span<const uint8_t> tokens) = 0;
 };
 
+/// targets[i] is the token after position i where that is a base; positions without a next token
+/// have none.
+std::vector<int32_t> next_base_targets(const Vocabulary& vocabulary,
+                                       std::span<const uint8_t> tokens, int64_t count);
+
+/// Reads batch * length tokens from `state` on, rows being consecutive windows of one record, and
+/// adds their loss to `totals` (4, as of cross_entropy). A further token, if there is one, is the
+/// last row's last target.
+void add_language_loss(Context& ctx, const Model& model, std::span<const uint8_t> tokens,
+                       int64_t batch, int64_t length, SequenceState& state, TensorView totals);
+
+LossTotals download_totals(Context& ctx, ConstTensorView totals);
+
 class LanguageLossReader {
  public:
   LanguageLossReader(Context& ctx, const Model& model, LossOptions options, TokenListener* listener,
@@ -48,10 +61,6 @@ class LanguageLossReader {
   LossTotals run_long(RecordFeed& feed);
   int64_t block_tokens(int64_t at) const;
   void run_block(std::span<const uint8_t> tokens, int64_t at, int64_t count, TensorView totals);
-  void add_block(std::span<const uint8_t> tokens, int64_t batch, int64_t length,
-                 SequenceState& state, TensorView totals);
-  std::vector<int32_t> targets_of(std::span<const uint8_t> tokens, int64_t count) const;
-  LossTotals download(TensorView totals);
   SequenceState& state_for(int64_t batch);
   void advance(int64_t bases);
 
