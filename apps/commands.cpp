@@ -11,6 +11,7 @@ std::vector<Command> all_commands() {
       classify_command(),
       evaluate_command(),
       info_command(),
+      doctor_command(),
   };
 }
 

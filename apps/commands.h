@@ -15,6 +15,7 @@ Command embed_command();
 Command classify_command();
 Command evaluate_command();
 Command info_command();
+Command doctor_command();
 
 std::vector<Command> all_commands();
 
