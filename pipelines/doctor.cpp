@@ -12,6 +12,7 @@
 
 #include "io/table.h"
 #include "kernels/conv1d.h"
+#include "kernels/cross_entropy.h"
 #include "libmamba/core/random.h"
 #include "libmamba/core/text.h"
 #include "libmamba/segmented.h"

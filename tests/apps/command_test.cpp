@@ -264,6 +264,16 @@ TEST_F(Command, InfoPrintsAModel) {
   EXPECT_TRUE(contains(gmamba("info model --plan").out, "bases/s"));
 }
 
+TEST_F(Command, DoctorEndsWithAVerdict) {
+  const Outcome got = gmamba("doctor --device cpu -o doctor.json");
+  ASSERT_EQ(got.code, 0) << got.err;
+  EXPECT_TRUE(contains(got.out, "VERDICT: this machine"));
+  EXPECT_TRUE(contains(got.out, "gradients"));
+  const Json json = parse_json(slurp(folder / "doctor.json"), "doctor");
+  EXPECT_EQ(json["checks"].size(), 7U);
+  for (const Json& check : json["checks"]) EXPECT_NE(check["outcome"], "FAILED");
+}
+
 TEST_F(Command, EvaluatePrintsATableForPeople) {
   const Outcome got =
       gmamba("evaluate --model model in.fa --baseline-train in.fa --baseline-orders 1,2");
