@@ -10,6 +10,7 @@ std::vector<Command> all_commands() {
       embed_command(),
       classify_command(),
       evaluate_command(),
+      bench_command(),
       info_command(),
       doctor_command(),
   };

@@ -14,6 +14,7 @@ Command finetune_command();
 Command embed_command();
 Command classify_command();
 Command evaluate_command();
+Command bench_command();
 Command info_command();
 Command doctor_command();
 

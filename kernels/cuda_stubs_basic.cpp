@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Stand-ins for the CUDA bodies in a build without CUDA: each says that it is one.
 #include "kernels/cuda_basic.h"
+#include "kernels/exp_rate.h"
 #include "kernels/cuda_sequence.h"
 
 namespace gmamba::cuda {
@@ -46,5 +47,6 @@ void decay_rates_backward(Context&, ConstTensorView, ConstTensorView, TensorView
   refuse("decay_rates_backward");
 }
 void convert(Context&, ConstTensorView, TensorView) { refuse("convert"); }
+double measure_exp_rate(Context&) { refuse("measure_exp_rate"); }
 
 }  // namespace gmamba::cuda

@@ -3,34 +3,6 @@
 /// the time of its GEMM flops at the rate of one large sgemm plus the time of its exponentials at
 /// the rate of the vector exp on data in the first-level cache. Counters: tokens_per_s,
 /// floor_tokens_per_s and of_floor (their ratio).
-#undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "tests/bench/model_bench.cpp"
-// clang-format off
-#include <hwy/foreach_target.h>
-// clang-format on
-#include <hwy/highway.h>
-#include "kernels/simd_targets.h"
-
-#include "kernels/simd_math-inl.h"
-
-HWY_BEFORE_NAMESPACE();
-namespace gmamba::bench {
-namespace HWY_NAMESPACE {
-
-/// Replaces each value by its exponential; `count` is a multiple of any vector.
-void exp_span(float* HWY_RESTRICT values, size_t count) {
-  namespace hn = hwy::HWY_NAMESPACE;
-  const hn::ScalableTag<float> d;
-  for (size_t i = 0; i < count; i += hn::Lanes(d)) {
-    hn::Store(gmamba::HWY_NAMESPACE::Exp(d, hn::Load(d, values + i)), d, values + i);
-  }
-}
-
-}  // namespace HWY_NAMESPACE
-}  // namespace gmamba::bench
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
 #include <benchmark/benchmark.h>
 #include <cblas.h>
 #include <sys/resource.h>
@@ -40,14 +12,13 @@ HWY_AFTER_NAMESPACE();
 #include <functional>
 #include <vector>
 
+#include "kernels/exp_rate.h"
 #include "libmamba/core/parallel.h"
 #include "libmamba/segmented.h"
 #include "tests/bench/bench_helpers.h"
 
 namespace gmamba::bench {
 namespace {
-
-HWY_EXPORT(exp_span);
 
 double seconds_of(const std::function<void()>& body) {
   const auto start = std::chrono::steady_clock::now();
@@ -85,23 +56,8 @@ double sgemm_rate() {
   return rate;
 }
 
-/// exponentials per second, on 8 KiB per thread.
 double exp_rate() {
-  static const double rate = [] {
-    constexpr size_t kCount = 2048;
-    constexpr int kRepeats = 20000;
-    Context& ctx = context();
-    return best_rate(ctx, static_cast<double>(kCount) * kRepeats, [&](int64_t) {
-      Tensor values(Device{}, DType::kF32, {static_cast<int64_t>(kCount)});
-      float* const data = values.host<float>().data();
-      for (int i = 0; i < kRepeats; ++i) {
-        HWY_DYNAMIC_DISPATCH(exp_span)(data, kCount);
-        benchmark::DoNotOptimize(data);
-        benchmark::ClobberMemory();
-        if (i % 2 == 1) std::fill_n(data, kCount, -0.5F);  // keep values in the useful range
-      }
-    });
-  }();
+  static const double rate = measure_exp_rate(context());
   return rate;
 }
 
@@ -213,4 +169,3 @@ BENCHMARK(BM_ModelGradient)
 
 }  // namespace
 }  // namespace gmamba::bench
-#endif  // HWY_ONCE

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "io/table.h"
+#include "kernels/convert.h"
+#include "kernels/exp_rate.h"
+#include "kernels/linear.h"
+#include "libmamba/core/parallel.h"
+#include "libmamba/core/random.h"
+#include "libmamba/core/text.h"
+#include "pipelines/stop.h"
+
+namespace gmamba {
+namespace {
+
+constexpr double kShortestTiming = 0.01;  // seconds; shorter bodies are repeated
+
+double copy_rate(Context& ctx) {
+  const bool cpu = ctx.device().is_cpu();
+  const int64_t bytes = cpu ? int64_t{256} << 20 : int64_t{2} << 30;
+  const Arena::Scope scope(ctx.arena());
+  const TensorView from = ctx.arena().zeros(DType::kU8, {bytes}, ctx.stream());
+  const TensorView to = ctx.arena().zeros(DType::kU8, {bytes}, ctx.stream());
+  const double seconds = median_seconds(ctx, 7, [&] {
+    if (!cpu) {
+      ctx.copy(from, to);
+      return;
+    }
+    constexpr int64_t kPiece = int64_t{4} << 20;
+    parallel_for(ctx, bytes / kPiece, [&](int64_t i) {
+      std::memcpy(to.data + i * kPiece, from.data + i * kPiece, static_cast<size_t>(kPiece));
+    });
+  });
+  return 2 * static_cast<double>(bytes) / seconds;
+}
+
+double gemm_rate(Context& ctx) {
+  const int64_t size = ctx.device().is_cpu() ? 2048 : 8192;
+  const DType type = ctx.activations();
+  const Arena::Scope scope(ctx.arena());
+  const TensorView x = ctx.arena().tensor(type, {size, size});
+  const TensorView weight = ctx.arena().tensor(type, {size, size});
+  const TensorView y = ctx.arena().tensor(type, {size, size});
+  fill_random(ctx, x, 1, 1);
+  fill_random(ctx, weight, 1, 2);
+  const double seconds = median_seconds(ctx, 7, [&] { linear_forward(ctx, x, weight, {}, y); });
+  return 2 * std::pow(static_cast<double>(size), 3) / seconds;
+}
+
+std::string padded(std::string text, size_t width, bool left = false) {
+  const std::string gap(width > text.size() ? width - text.size() : 0, ' ');
+  return left ? text + gap : gap + text;
+}
+
+std::string milliseconds(double seconds) {
+  const double ms = seconds * 1e3;
+  const int digits = ms < 1 ? 3 : ms < 100 ? 2 : 1;
+  char text[32];
+  std::snprintf(text, sizeof text, "%.*f", digits, ms);
+  return text;
+}
+
+std::string table_text(const std::vector<BenchRow>& rows) {
+  std::string out =
+      concat(padded("what", 28, true), padded("shape", 24, true), padded("ms", 10),
+             padded("floor ms", 10), padded("of floor", 10), padded("tokens/s", 10), "\n");
+  for (const BenchRow& row : rows) {
+    const double share = row.floor / row.seconds;
+    out += concat(padded(row.name, 28, true), padded(row.shape, 24, true),
+                  padded(milliseconds(row.seconds), 10), padded(milliseconds(row.floor), 10),
+                  padded(concat(std::lround(100 * share), "%"), 10),
+                  padded(row.tokens > 0 ? format_short(row.tokens / row.seconds) : "-", 10), "\n");
+  }
+  return out;
+}
+
+Json to_json(const BenchRow& row) {
+  Json json = {{"what", row.name},
+               {"shape", row.shape},
+               {"seconds", row.seconds},
+               {"floor_seconds", row.floor},
+               {"of_floor", row.floor / row.seconds}};
+  if (row.tokens > 0) json["tokens_per_second"] = row.tokens / row.seconds;
+  return json;
+}
+
+}  // namespace
+
+void BenchOptions::validate() const {
+  require(tokens >= 0 && tokens <= (int64_t{1} << 30), ErrorKind::kUsage,
+          "--tokens must be at most 2^30");
+  require(repeats >= 1 && repeats <= 10000, ErrorKind::kUsage, "--repeats must be 1 to 10000");
+}
+
+Work& Work::operator+=(const Work& other) {
+  bytes += other.bytes;
+  flops += other.flops;
+  exps += other.exps;
+  return *this;
+}
+
+double Work::floor(const MachineRates& rates, bool gpu) const {
+  const double memory = bytes / rates.copy_bytes;
+  const double products = flops / rates.gemm_flops;
+  const double exponentials = exps / rates.exps;
+  return gpu ? std::max({memory, products, exponentials})
+             : std::max(memory, products + exponentials);
+}
+
+double median_seconds(Context& ctx, int64_t repeats, const std::function<void()>& body) {
+  const auto time = [&](int64_t calls) {
+    ctx.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < calls; ++i) body();
+    ctx.synchronize();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  };
+  time(1);  // memory, library handles, code
+  const double once = std::max(time(1), 1e-7);
+  const auto calls = static_cast<int64_t>(std::ceil(std::max(1.0, kShortestTiming / once)));
+  std::vector<double> seconds;
+  for (int64_t i = 0; i < repeats; ++i) {
+    check_stop();
+    seconds.push_back(time(calls) / static_cast<double>(calls));
+  }
+  std::sort(seconds.begin(), seconds.end());
+  return seconds[seconds.size() / 2];
+}
+
+void fill_random(Context& ctx, TensorView view, float scale, uint64_t seed) {
+  // a block of an odd size, repeated: enough variety for timing, and quick to make
+  constexpr int64_t kBlock = (int64_t{1} << 20) - 3;
+  const int64_t count = view.size();
+  const int64_t made = std::min(count, kBlock);
+  Random random(seed, RandomUse::kTest);
+  std::vector<float> values(static_cast<size_t>(made));
+  for (float& x : values) x = static_cast<float>(random.uniform(-scale, scale));
+  const Arena::Scope scope(ctx.arena());
+  const TensorView block = ctx.arena().f32({made});
+  ctx.upload(host_view(std::as_const(values).data(), {made}), block);
+  const TensorView flat = view.reshape({count});
+  convert(ctx, block, flat.slice(0, 0, made));
+  for (int64_t done = made; done < count;) {
+    const int64_t more = std::min(done, count - done);
+    ctx.copy(flat.slice(0, 0, more), flat.slice(0, done, done + more));
+    done += more;
+  }
+}
+
+MachineRates measure_rates(Context& ctx) {
+  MachineRates rates;
+  rates.copy_bytes = copy_rate(ctx);
+  rates.gemm_flops = gemm_rate(ctx);
+  rates.exps = measure_exp_rate(ctx);
+  return rates;
+}
+
+void bench(const BenchOptions& options, Job& job) {
+  const auto ctx = open_context(options.common, job);
+  const bool cpu = ctx->device().is_cpu();
+  const int64_t tokens = options.tokens > 0 ? options.tokens : int64_t{1} << (cpu ? 14 : 20);
+  ModelConfig config;
+  config.d_model = options.d_model;
+  config.n_layers = options.layers;
+  config.d_state = options.d_state;
+  config.dt_rank = ModelConfig::auto_dt_rank(options.d_model);
+  config.validate();
+  const MachineRates rates = measure_rates(*ctx);
+  std::vector<BenchRow> rows;
+  if (options.part != BenchPart::kModels) {
+    rows = bench_kernels(*ctx, config, tokens, options.repeats, rates);
+  }
+  if (options.part != BenchPart::kKernels) {
+    const auto models = bench_models(*ctx, config, tokens, options.repeats, rates);
+    rows.insert(rows.end(), models.begin(), models.end());
+  }
+  const std::string device = ctx->backend().device_name(ctx->device().index);
+  const std::string type(to_string(ctx->activations()));
+  job.report = concat(
+      device, ", ", type, ", ", ctx->threads(), ctx->threads() == 1 ? " thread" : " threads",
+      "; layers ", config.n_layers, ", d_model ", config.d_model, ", states ", config.d_state,
+      "\nmeasured now: copy ", format_short(rates.copy_bytes), "B/s, matrix product ",
+      format_short(rates.gemm_flops), "FLOP/s, exponentials ", format_short(rates.exps), "/s\n\n",
+      table_text(rows),
+      "\nfloor: the bytes, products and exponentials that no implementation avoids, at these "
+      "rates;\nmedians of ",
+      options.repeats, "\n");
+  if (options.common.out.empty()) return;
+  Json json = {{"device", device},
+               {"activations", type},
+               {"threads", ctx->threads()},
+               {"copy_bytes_per_second", rates.copy_bytes},
+               {"gemm_flops_per_second", rates.gemm_flops},
+               {"exps_per_second", rates.exps},
+               {"rows", Json::array()}};
+  for (const BenchRow& row : rows) json["rows"].push_back(to_json(row));
+  TextWriter writer(options.common.out);
+  writer.write(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+  writer.commit();
+}
+
+}  // namespace gmamba

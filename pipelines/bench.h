@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Kernels and whole models against the limits of this machine, which are measured first: memory
+/// copy, matrix product, exponentials. What stands far above its floor can be made faster.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "libmamba/config.h"
+#include "pipelines/job.h"
+
+namespace gmamba {
+
+enum class BenchPart { kAll, kKernels, kModels };
+
+template <>
+struct OptionWords<BenchPart> {
+  static constexpr std::pair<std::string_view, BenchPart> kWords[] = {
+      {"all", BenchPart::kAll}, {"kernels", BenchPart::kKernels}, {"models", BenchPart::kModels}};
+};
+
+struct BenchOptions {
+  BenchPart part = BenchPart::kAll;
+  int64_t tokens = 0;
+  int64_t d_model = 256;
+  int64_t layers = 8;
+  int64_t d_state = 16;
+  int64_t repeats = 10;
+  CommonOptions common;
+
+  template <class V>
+  void visit(V& v) {
+    v.heading("What");
+    v("part", part, "kernels, models or all", {.value = "WORD"});
+    v("tokens", tokens, "positions that each measurement works on",
+      {.value = "N", .shown_default = "1048576 on a GPU, 16384 on a CPU"});
+    v("d-model", d_model, "width of the model; its inner width is twice that", {.value = "N"});
+    v("layers", layers, "blocks of the model", {.value = "N"});
+    v("d-state", d_state, "states of each inner channel", {.value = "N"});
+    v("repeats", repeats, "timings of each, of which the median is printed", {.value = "N"});
+    common.visit(v);
+  }
+  /// Throws kUsage.
+  void validate() const;
+};
+
+/// What the machine can do at best, per second.
+struct MachineRates {
+  double copy_bytes = 0;  ///< read and written
+  double gemm_flops = 0;  ///< in the type of the activations
+  double exps = 0;
+};
+
+/// Work that no implementation avoids.
+struct Work {
+  double bytes = 0;
+  double flops = 0;
+  double exps = 0;
+
+  Work& operator+=(const Work& other);
+  /// Seconds on a machine of these rates. A GPU's units work side by side, a CPU core does flops
+  /// and exponentials in turn.
+  double floor(const MachineRates& rates, bool gpu) const;
+};
+
+struct BenchRow {
+  std::string name;
+  std::string shape;
+  double tokens = 0;
+  double seconds = 0;  ///< median
+  double floor = 0;
+};
+
+/// Median seconds of one call of `body`, warmed up; short bodies are repeated inside a timing.
+double median_seconds(Context& ctx, int64_t repeats, const std::function<void()>& body);
+/// Fills with reproducible numbers in (-scale, scale).
+void fill_random(Context& ctx, TensorView view, float scale, uint64_t seed);
+
+MachineRates measure_rates(Context& ctx);
+std::vector<BenchRow> bench_kernels(Context& ctx, const ModelConfig& config, int64_t tokens,
+                                    int64_t repeats, const MachineRates& rates);
+std::vector<BenchRow> bench_models(Context& ctx, const ModelConfig& config, int64_t tokens,
+                                   int64_t repeats, const MachineRates& rates);
+
+/// Prints the table; with `-o` the same as JSON.
+void bench(const BenchOptions& options, Job& job);
+
+}  // namespace gmamba
