@@ -235,7 +235,12 @@ TEST_F(SafetensorsTest, RandomTensorsRoundTripAndHashTheSame) {
     for (const auto& [name, tensor] : tensors) {
       const auto got = read(reader, name);
       ASSERT_EQ(reader.find(name)->shape, tensor.first);
-      ASSERT_EQ(std::memcmp(got.data(), tensor.second.data(), got.size() * 4), 0);
+      // bits are compared, so that a NaN is one; memcmp takes no null pointer, which empty ones
+      // have
+      ASSERT_EQ(got.size(), tensor.second.size());
+      if (!got.empty()) {
+        ASSERT_EQ(std::memcmp(got.data(), tensor.second.data(), got.size() * 4), 0);
+      }
     }
   }
 }
