@@ -16,6 +16,12 @@ function(gmamba_warnings target)
     # GCC 12 reports false overlaps and overflows inside std::string (bug 105329)
     $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-restrict
                                                                       -Wno-stringop-overflow -Wno-array-bounds -Wno-stringop-overread>)
+  # nvcc's own code between host and device warns of shadowing and conversions, so these stay out
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-Wall,-Wextra,-Werror,-Wno-missing-field-initializers
+                               --Werror=all-warnings --expt-relaxed-constexpr
+                               --diag-suppress=554  # a constrained conversion operator
+                               $<$<BOOL:${GMAMBA_CUDA_RESOURCES}>:-Xptxas=-v>>)
   # a Release build keeps the library's own range checks; the optimiser removes most of their cost
   target_compile_definitions(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:_FORTIFY_SOURCE=2>
                                                _GLIBCXX_ASSERTIONS)
@@ -44,8 +50,24 @@ function(gmamba_precompile target)
                                               <sstream> <string> <vector> <nlohmann/json.hpp> ${ARGN})
 endfunction()
 
+# The sources of a folder. With CUDA: *.cu and *_cuda.cpp; without: their stand-ins instead.
 function(gmamba_glob out dir)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cpp)
+  set(stand_ins "/(cuda_stubs[a-z_]*|[a-z_]*_no_cuda)\\.cpp$")
+  if(GMAMBA_WITH_CUDA)
+    file(GLOB cuda_sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cu)
+    if(NOT cuda_sources MATCHES "/selective_scan")
+      string(REPLACE "cuda_stubs[a-z_]*" "cuda_stubs_basic" stand_ins ${stand_ins})
+    endif()
+    list(FILTER sources EXCLUDE REGEX ${stand_ins})
+    list(APPEND sources ${cuda_sources})
+  else()
+    set(kept ${sources})
+    list(FILTER kept INCLUDE REGEX ${stand_ins})
+    list(FILTER sources EXCLUDE REGEX "_cuda\\.cpp$")
+    list(APPEND sources ${kept})
+    list(REMOVE_DUPLICATES sources)
+  endif()
   set(${out} ${sources} PARENT_SCOPE)
 endfunction()
 

@@ -31,6 +31,11 @@ void Door::optional(const char* name, const ConstTensorView& view, DType dtype,
   }
 }
 
+DType Door::activation(const ConstTensorView& view) const {
+  const bool bf16 = view.dtype == DType::kBF16 && !ctx_.device().is_cpu();
+  return bf16 ? DType::kBF16 : DType::kF32;
+}
+
 void Door::flat(const char* name, const ConstTensorView& view, DType dtype) const {
   place_and_type(name, view, dtype);
   require(view.contiguous(), ErrorKind::kShape, operation_, ": ", name,

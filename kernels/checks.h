@@ -23,6 +23,9 @@ class Door {
   /// As `expect`, but the argument may be left out.
   void optional(const char* name, const ConstTensorView& view, DType dtype,
                 std::initializer_list<int64_t> shape) const;
+  /// The activation type that `view` brings: kF32, or kBF16 on a GPU. Other types are refused by
+  /// the checks that use it.
+  DType activation(const ConstTensorView& view) const;
   /// As `first` for any rank, and throws kShape unless the elements are one block.
   void flat(const char* name, const ConstTensorView& view, DType dtype) const;
 

@@ -5,7 +5,9 @@
 #pragma once
 
 #include "kernels/adamw.h"
+#include "kernels/convert.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decay_rates.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
 #include "kernels/pool.h"
@@ -31,5 +33,8 @@ void pool_update(Context& ctx, const PoolUpdate& args);
 void pool_finish(Context& ctx, PoolMode mode, ConstTensorView accumulator, ConstTensorView lengths,
                  TensorView pooled);
 void pool_backward(Context& ctx, const PoolBackward& args);
+void decay_rates_forward(Context& ctx, ConstTensorView A_log, TensorView A);
+void decay_rates_backward(Context& ctx, ConstTensorView dA, ConstTensorView A, TensorView dA_log);
+void convert(Context& ctx, ConstTensorView from, TensorView to);
 
 }  // namespace gmamba::cuda

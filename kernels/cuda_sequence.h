@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// CUDA bodies of the operations along the sequence: scan and convolution. The public functions
 /// check their arguments and come here when the context is on a GPU; a build without CUDA links
-/// cuda_stubs.cpp in their place.
+/// cuda_stubs_*.cpp in their place.
 #pragma once
 
 #include "kernels/conv1d.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Stand-ins for the CUDA bodies in a build without CUDA: each says that it is one.
 #include "kernels/cuda_basic.h"
+#include "kernels/cuda_sequence.h"
 
 namespace gmamba::cuda {
 namespace {
@@ -38,5 +39,12 @@ void pool_finish(Context&, PoolMode, ConstTensorView, ConstTensorView, TensorVie
   refuse("pool_finish");
 }
 void pool_backward(Context&, const PoolBackward&) { refuse("pool_backward"); }
+void conv1d_forward(Context&, const Conv1dForward&) { refuse("conv1d_forward"); }
+void conv1d_backward(Context&, const Conv1dBackward&) { refuse("conv1d_backward"); }
+void decay_rates_forward(Context&, ConstTensorView, TensorView) { refuse("decay_rates_forward"); }
+void decay_rates_backward(Context&, ConstTensorView, ConstTensorView, TensorView) {
+  refuse("decay_rates_backward");
+}
+void convert(Context&, ConstTensorView, TensorView) { refuse("convert"); }
 
 }  // namespace gmamba::cuda

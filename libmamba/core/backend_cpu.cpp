@@ -49,6 +49,7 @@ class CpuBackend final : public Backend {
   void copy_within(int, Stream, void* to, const void* from, int64_t bytes) override {
     move(to, from, bytes);
   }
+  void make_current(int) override {}
   Stream create_stream(int) override { return nullptr; }
   void destroy_stream(int, Stream) noexcept override {}
   void synchronize(int, Stream) override {}

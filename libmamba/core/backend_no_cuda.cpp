@@ -19,6 +19,7 @@ class NoCudaBackend final : public Backend {
   void copy_in(int, Stream, void*, const void*, int64_t) override { refuse(); }
   void copy_out(int, Stream, void*, const void*, int64_t) override { refuse(); }
   void copy_within(int, Stream, void*, const void*, int64_t) override { refuse(); }
+  void make_current(int) override { refuse(); }
   Stream create_stream(int) override { refuse(); }
   void destroy_stream(int, Stream) noexcept override {}
   void synchronize(int, Stream) override { refuse(); }

@@ -110,11 +110,19 @@ int available_threads() {
 Context::Context(Device device, ContextOptions options)
     : device_(device),
       threads_(options.threads > 0 ? options.threads : available_threads()),
+      activations_(options.activations),
       log_(options.log),
       stream_(backend_for(device.kind).create_stream(device.index)),
-      arena_(device) {}
+      arena_(device) {
+  require(activations_ == DType::kF32 || (activations_ == DType::kBF16 && !device.is_cpu()),
+          ErrorKind::kUnsupported, "activations of type ", to_string(activations_), " on ",
+          to_string(device), ": the CPU computes in f32, a GPU in f32 or bf16");
+}
 
-Context::~Context() { backend().destroy_stream(device_.index, stream_); }
+Context::~Context() {
+  companion_.reset();
+  backend().destroy_stream(device_.index, stream_);
+}
 
 void Context::upload(ConstTensorView host, TensorView to) {
   require(

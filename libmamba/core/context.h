@@ -70,6 +70,9 @@ class Arena {
 struct ContextOptions {
   int threads = 0;  ///< CPU threads; 0 = all that this process may use
   Log* log = nullptr;
+  /// Element type of activations: kF32, or kBF16 on a GPU (sums, states and the residual stream
+  /// are fp32 all the same).
+  DType activations = DType::kF32;
 };
 
 class Context {
@@ -82,6 +85,7 @@ class Context {
   Device device() const { return device_; }
   Stream stream() const { return stream_; }
   int threads() const { return threads_; }
+  DType activations() const { return activations_; }
   Arena& arena() { return arena_; }
   Log* log() const { return log_; }
   Backend& backend() const { return backend_for(device_.kind); }
@@ -95,13 +99,18 @@ class Context {
   /// Copy within the device, ordered on the stream.
   void copy(ConstTensorView from, TensorView to);
   void fill_zero(TensorView view);
+  /// What the kernels of a device keep from call to call (library handles, plans by shape): made by
+  /// them at first use, gone with the context.
+  std::shared_ptr<void>& companion() { return companion_; }
 
  private:
   Device device_;
   int threads_;
+  DType activations_;
   Log* log_;
   Stream stream_;
   Arena arena_;
+  std::shared_ptr<void> companion_;
 };
 
 /// CPUs this process may run on (affinity, then OMP_NUM_THREADS as an upper bound).

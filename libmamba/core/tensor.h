@@ -18,21 +18,22 @@ namespace gmamba {
 
 constexpr int kMaxRank = 4;
 
-/// A typed, trivially copyable window onto memory, passed to kernels by value.
+/// A typed, trivially copyable window onto memory, passed to kernels by value. Its functions are
+/// constexpr so that device code may call them.
 template <class T, int Rank>
 struct View {
   T* data = nullptr;
   int64_t extent[Rank] = {};
   int64_t stride[Rank] = {};  ///< in elements; stride[Rank - 1] is 1
 
-  bool empty() const { return data == nullptr; }
-  int64_t size() const {
+  constexpr bool empty() const { return data == nullptr; }
+  constexpr int64_t size() const {
     int64_t count = 1;
     for (int i = 0; i < Rank; ++i) count *= extent[i];
     return count;
   }
   template <class... Index>
-  T* at(Index... index) const {
+  constexpr T* at(Index... index) const {
     static_assert(sizeof...(Index) <= Rank);
     const int64_t position[] = {static_cast<int64_t>(index)...};
     int64_t offset = 0;

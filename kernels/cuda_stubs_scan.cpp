@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// Stand-ins for the CUDA bodies in a build without CUDA: each says that it is one.
+/// Stand-ins for the CUDA bodies of the scan in a build without CUDA: each says that it is one.
 #include "kernels/cuda_sequence.h"
 
 namespace gmamba::cuda {
@@ -29,7 +29,5 @@ void selective_scan_combine(Context&, ConstTensorView, ConstTensorView, ConstTen
                             ConstTensorView, TensorView) {
   refuse("selective_scan_combine");
 }
-void conv1d_forward(Context&, const Conv1dForward&) { refuse("conv1d_forward"); }
-void conv1d_backward(Context&, const Conv1dBackward&) { refuse("conv1d_backward"); }
 
 }  // namespace gmamba::cuda
