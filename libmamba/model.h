@@ -24,8 +24,8 @@ namespace gmamba {
 struct BlockSaved {
   TensorView residual;  // (M, D) fp32 input of the norm
   TensorView rstd;      // (M)
-  TensorView xz;        // (M, 2E) in_proj output
-  TensorView x_dbl;     // (M, R+2N) x_proj output
+  TensorView xz;        // (M, 2E) in_proj output, in the type of the activations
+  TensorView x_dbl;     // (M, R+2N) x_proj output, likewise
   TensorView states;    // scan states
 };
 
@@ -48,7 +48,8 @@ class Model {
   ParameterBuffer& parameters() { return values_; }
   const ParameterBuffer& parameters() const { return values_; }
 
-  /// Reads a segment: tokens (B, L) uint8, hidden (B, L, D) after the final norm; `state` is
+  /// Reads a segment: tokens (B, L) uint8, hidden (B, L, D) after the final norm, in fp32 or in the
+  /// type of the context's activations; `state` is
   /// replaced by the state after it. `layer` k >= 0 gives the residual stream after block k
   /// instead, without a norm (-1: after the final norm). L may be 0.
   void forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
@@ -61,14 +62,15 @@ class Model {
 
   /// Adds the gradients of all backbone parameters to `gradients`. `state_in` is the state before
   /// the segment; `dstate` holds the gradient of the state after it and is replaced by the gradient
-  /// of the state before it. dhidden (B, L, D).
+  /// of the state before it. dhidden (B, L, D) in the type of the activations.
   void backward(Context& ctx, ConstTensorView tokens, const SequenceState& state_in,
                 const ForwardSaved& saved, ConstTensorView dhidden, SequenceState& dstate,
                 ParameterBuffer& gradients) const;
 
-  /// LM head: hidden (M, D) -> logits (M, V) fp32.
+  /// LM head: hidden (M, D) in fp32 or in the type of the activations -> logits (M, V) fp32.
   void logits(Context& ctx, ConstTensorView hidden, TensorView logits) const;
-  /// dhidden = dlogits W; adds to the head's (or the tied embedding's) gradient.
+  /// dhidden = dlogits W; adds to the head's (or the tied embedding's) gradient. dlogits, hidden
+  /// and dhidden are of one type.
   void logits_backward(Context& ctx, ConstTensorView dlogits, ConstTensorView hidden,
                        TensorView dhidden, ParameterBuffer& gradients) const;
 
