@@ -201,7 +201,8 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
       block.rstd = arena.f32({e.rows});
       block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
       block.x_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
-      block.states = arena.f32({e.batch, scan_saved_states(e.length), e.d_inner, e.d_state});
+      block.states =
+          arena.f32({e.batch, scan_saved_states(e.length, ctx.device()), e.d_inner, e.d_state});
     }
     saved->residual = arena.f32(stream_shape);
     saved->rstd = arena.f32({e.rows});
