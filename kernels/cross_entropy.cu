@@ -48,81 +48,97 @@ struct Totals {
   }
 };
 
-/// NaN unless `target` is a class.
 __device__ inline float nan_value() { return __int_as_float(0x7fffffff); }
 
-/// V rounded up to Most, padded with -inf: no class.
-template <int Most, bool kVectors, class T>
-__global__ void __launch_bounds__(kThreads) thread_rows_kernel(Rows<T> a) {
-  const int64_t rows = a.logits.extent[0];
-  const int vocab = static_cast<int>(a.logits.extent[1]);
-  Totals totals;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; m < rows; m += step) {
-    const int32_t target = *a.targets.at(m);
-    const float weight = a.weights.empty() ? 1.0F : *a.weights.at(m);
-    const bool ignored = target == kIgnoreTarget || weight == 0.0F;
-    float row[Most];
-    if (ignored) {
+/// A row of up to Most logits in registers, padded with -inf.
+template <int Most, bool kVectors>
+__device__ inline void load_row(const float* from, int vocab, float (&row)[Most]) {
 #pragma unroll
-      for (int v = 0; v < Most; ++v) row[v] = 0;
-      if (!a.losses.empty()) *a.losses.at(m) = 0;
+  for (int v = 0; v < Most; v += 4) {
+    float quad[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+    if constexpr (kVectors) {
+      if (v < vocab) load_floats<4>(from + v, quad);
     } else {
-      const float* const from = a.logits.at(m);
 #pragma unroll
-      for (int v = 0; v < Most; v += 4) {
-        float quad[4];
-        if (kVectors && v < vocab) load_floats<4>(from + v, quad);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (!kVectors && v + i < vocab) quad[i] = from[v + i];
-          row[v + i] = v + i < vocab ? quad[i] : -INFINITY;
-        }
+      for (int i = 0; i < 4; ++i) {
+        if (v + i < vocab) quad[i] = from[v + i];
       }
-      const bool known = target >= 0 && target < vocab;
-      float top = -INFINITY;
-      float aim = nan_value();
-      int first = 0;  // where the largest stands
-      bool broken = false;
-#pragma unroll
-      for (int v = 0; v < Most; ++v) {
-        if (v == target) aim = row[v];
-        broken = broken || row[v] != row[v] || row[v] == INFINITY;
-        if (row[v] > top) {
-          top = row[v];
-          first = v;
-        }
-      }
-      float sum = 0;
-#pragma unroll
-      for (int v = 0; v < Most; ++v) {
-        row[v] = expf(row[v] - top);
-        sum += row[v];
-      }
-      if (broken || !known) sum = nan_value();
-      const double loss =
-          log(static_cast<double>(sum)) - (static_cast<double>(aim) - static_cast<double>(top));
-      const float factor = weight * a.scale;
-      const float share = factor / sum;
-#pragma unroll
-      for (int v = 0; v < Most; ++v) row[v] = row[v] * share - (v == target ? factor : 0.0F);
-      if (!a.losses.empty()) *a.losses.at(m) = static_cast<float>(loss);
-      totals.add(weight, loss, first == target);
     }
-    if (a.dlogits.empty()) continue;
-    T* const to = a.dlogits.at(m);
 #pragma unroll
-    for (int v = 0; v < Most; v += 4) {
-      const float quad[4] = {row[v], row[v + 1], row[v + 2], row[v + 3]};
-      if (kVectors) {
-        if (v < vocab) store_floats<4>(to + v, quad);
-        continue;
-      }
+    for (int i = 0; i < 4; ++i) row[v + i] = quad[i];
+  }
+}
+
+template <int Most, bool kVectors, class T>
+__device__ inline void store_row(T* to, int vocab, const float (&row)[Most]) {
+#pragma unroll
+  for (int v = 0; v < Most; v += 4) {
+    const float quad[4] = {row[v], row[v + 1], row[v + 2], row[v + 3]};
+    if constexpr (kVectors) {
+      if (v < vocab) store_floats<4>(to + v, quad);
+    } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         if (v + i < vocab) store_as(to + v + i, quad[i]);
       }
     }
+  }
+}
+
+/// Turns logits into their gradient; returns the loss and whether the target is the largest.
+template <int Most>
+__device__ inline double softmax_row(float (&row)[Most], int vocab, int32_t target, float factor,
+                                     bool* is_argmax) {
+  float top = -INFINITY;
+  float aim = nan_value();
+  int first = 0;  // where the largest stands
+  bool broken = target < 0 || target >= vocab;
+#pragma unroll
+  for (int v = 0; v < Most; ++v) {
+    if (v == target) aim = row[v];
+    broken = broken || row[v] != row[v] || row[v] == INFINITY;
+    if (row[v] > top) {
+      top = row[v];
+      first = v;
+    }
+  }
+  float sum = 0;
+#pragma unroll
+  for (int v = 0; v < Most; ++v) {
+    row[v] = expf(row[v] - top);
+    sum += row[v];
+  }
+  if (broken) sum = nan_value();
+  const float share = factor / sum;
+#pragma unroll
+  for (int v = 0; v < Most; ++v) row[v] = row[v] * share - (v == target ? factor : 0.0F);
+  *is_argmax = first == target;
+  return log(static_cast<double>(sum)) - (static_cast<double>(aim) - static_cast<double>(top));
+}
+
+/// V <= Most: a thread per row.
+template <int Most, bool kVectors, class T>
+__global__ void __launch_bounds__(kThreads) thread_rows_kernel(Rows<T> a) {
+  const int vocab = static_cast<int>(a.logits.extent[1]);
+  Totals totals;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
+  for (int64_t m = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+       m < a.logits.extent[0]; m += step) {
+    const int32_t target = *a.targets.at(m);
+    const float weight = a.weights.empty() ? 1.0F : *a.weights.at(m);
+    float row[Most];
+    double loss = 0;
+    if (target == kIgnoreTarget || weight == 0.0F) {
+#pragma unroll
+      for (int v = 0; v < Most; ++v) row[v] = 0;
+    } else {
+      bool is_argmax = false;
+      load_row<Most, kVectors>(a.logits.at(m), vocab, row);
+      loss = softmax_row<Most>(row, vocab, target, weight * a.scale, &is_argmax);
+      totals.add(weight, loss, is_argmax);
+    }
+    if (!a.losses.empty()) *a.losses.at(m) = static_cast<float>(loss);
+    if (!a.dlogits.empty()) store_row<Most, kVectors>(a.dlogits.at(m), vocab, row);
   }
   if (a.partials != nullptr) totals.write(a.partials + static_cast<int64_t>(blockIdx.x) * 4);
 }

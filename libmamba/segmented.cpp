@@ -7,6 +7,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "libmamba/core/parallel.h"
+#include "libmamba/memory_plan.h"
 
 namespace gmamba {
 
@@ -61,6 +62,11 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const int64_t count = pieces(length, segment);
   const auto border = [&](int64_t i) { return std::min(length, i * segment); };
   const Arena::Scope outer(ctx.arena());
+  if (!ctx.device().is_cpu() && backbone) {
+    // one block, so that tens of gigabytes aren't gathered from blocks with gaps between them
+    ctx.arena().reserve(training_scratch(model.config(), batch, std::min(length, segment),
+                                         {ctx.device(), ctx.activations()}));
+  }
   const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
   SequenceState state = new_state();
   if (start != nullptr) state.assign(ctx, *start);

@@ -228,41 +228,62 @@ Model random_model(Device device) {
   return model;
 }
 
-void whole_model(Context& ctx, int64_t tokens) {
-  const Model model = random_model(ctx.device());
-  std::vector<uint8_t> codes(static_cast<size_t>(tokens));
-  std::vector<int32_t> next(codes.size(), 8);
-  const std::vector<float> weights(codes.size(), 1.0F);
+struct Language {
+  std::vector<uint8_t> codes;
+  std::vector<int32_t> next;
+  std::vector<float> weights;
+};
+
+/// Random bases, and the targets that shift them by one.
+Language language(int64_t tokens) {
+  const auto count = static_cast<size_t>(tokens);
+  Language out{std::vector<uint8_t>(count), std::vector<int32_t>(count, 8),
+               std::vector<float>(count, 1.0F)};
   Random random(5, RandomUse::kTest);
-  for (uint8_t& code : codes) code = static_cast<uint8_t>(7 + random.below(4));
-  for (size_t i = 0; i + 1 < codes.size(); ++i) next[i] = codes[i + 1];
-  const auto say = [&](const char* what, int64_t batch, int64_t length, double ms) {
-    std::printf("%-24s %6lld x %-9lld %9.2f ms  %7.2f million tokens/s  arena %.2f GiB\n", what,
-                static_cast<long long>(batch), static_cast<long long>(length), ms,
-                static_cast<double>(batch * length) / ms / 1e3,
-                static_cast<double>(ctx.arena().peak_bytes()) / (1 << 30));
-    std::fflush(stdout);
-  };
+  for (uint8_t& code : out.codes) code = static_cast<uint8_t>(7 + random.below(4));
+  for (size_t i = 0; i + 1 < count; ++i) out.next[i] = out.codes[i + 1];
+  return out;
+}
+
+void say(Context& ctx, const char* what, int64_t batch, int64_t length, double ms) {
+  std::printf("%-14s %6lld x %-9lld %9.2f ms  %7.2f million tokens/s  arena %.2f GiB\n", what,
+              static_cast<long long>(batch), static_cast<long long>(length), ms,
+              static_cast<double>(batch * length) / ms / 1e3,
+              static_cast<double>(ctx.arena().peak_bytes()) / (1 << 30));
+  std::fflush(stdout);
+}
+
+void reading(Context& ctx, int64_t tokens) {
+  const Model model = random_model(ctx.device());
+  const Language text = language(tokens);
   for (const int64_t batch : {1, 8, 1024}) {
     const Arena::Scope scope(ctx.arena());
     const int64_t length = tokens / batch;
     const TensorView ids = ctx.arena().tensor(DType::kU8, {batch, length});
-    ctx.upload(host_view(std::as_const(codes).data(), {batch, length}), ids);
+    ctx.upload(host_view(text.codes.data(), {batch, length}), ids);
     const TensorView hidden = ctx.arena().tensor(ctx.activations(), {batch, length, D});
     SequenceState state = SequenceState::scratch(ctx, model.config(), batch);
-    say("forward", batch, length,
+    say(ctx, "forward", batch, length,
         median_ms(ctx, 3, 2, [&] { model.forward(ctx, ids, state, hidden); }));
   }
+}
+
+void training(Context& ctx, int64_t tokens) {
+  const Language text = language(tokens);
   Trainer trainer(ctx, random_model(ctx.device()), {.total_steps = 100});
-  for (const int64_t batch : {1, 1024}) {
+  const auto step = [&](int64_t batch, int64_t segment) {
     const int64_t length = tokens / batch;
-    say("training step", batch, length, median_ms(ctx, 3, 1, [&] {
-          trainer.begin_step();
-          trainer.add_language_batch(codes, next, weights, batch, length, length,
-                                     1.0 / static_cast<double>(tokens));
-          trainer.end_step();
-        }));
-  }
+    const double ms = median_ms(ctx, 3, 1, [&] {
+      trainer.begin_step();
+      trainer.add_language_batch(text.codes, text.next, text.weights, batch, length, segment,
+                                 1.0 / static_cast<double>(tokens));
+      trainer.end_step();
+    });
+    say(ctx, segment < length ? "step, segments" : "training step", batch, length, ms);
+  };
+  step(1, tokens / 8);
+  step(1024, tokens / 1024);
+  step(1, tokens);
 }
 
 }  // namespace
@@ -273,11 +294,15 @@ int main(int argc, char** argv) {
   try {
     const Device device = parse_device("cuda");
     for (const DType type : {kBF16, kF32}) {
-      Context ctx(device, {.activations = type});
-      std::printf("%s, %s, %lld tokens\n", ctx.backend().device_name(0).c_str(),
+      auto ctx = std::make_unique<Context>(device, ContextOptions{.activations = type});
+      std::printf("%s, %s, %lld tokens\n", ctx->backend().device_name(0).c_str(),
                   std::string(to_string(type)).c_str(), static_cast<long long>(tokens));
-      if (what != "model") Operations(ctx, tokens, type).run();
-      if (what != "operations" && type == kBF16) whole_model(ctx, tokens);
+      if (what != "model") Operations(*ctx, tokens, type).run();
+      if (what == "operations" || type == kF32) continue;
+      reading(*ctx, tokens);
+      ctx.reset();  // gives its memory back
+      ctx = std::make_unique<Context>(device, ContextOptions{.activations = type});
+      training(*ctx, tokens);
     }
   } catch (const Error& error) {
     std::fprintf(stderr, "%s\n", error.what());
