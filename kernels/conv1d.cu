@@ -3,9 +3,10 @@
 /// segment before; and its backward pass.
 /// Layout  (B, L, E), E fastest, rows strided; T in float or bf16, sums and tails in float
 /// Launch  a thread does C neighbouring channels over a run of positions and slides a window of K
-///         rows in registers, so that x is read once but for K-1 rows per run; 4 rows are loaded
-///         ahead. C is 8 forward and 4 backward (whose window of gradients takes more registers)
-///         where rows are aligned, else 1. Tails have blocks of their own after those of the runs.
+///         rows in registers, so that x is read once but for K-1 rows per run. 4 rows are loaded at
+///         a time and kept packed, the forward pass loads the next 4 before it computes. C is 4
+///         where rows are aligned, else 1: more channels take more registers than there are loads
+///         to hide. Tails have blocks of their own after those of the runs.
 /// Weights' gradients: one partial per run, added in order
 /// Floor   2 (forward) and 3 (backward) sizeof(T) bytes per element: E = 512 in bf16 over 2^20
 ///         positions 0.72 and 1.07 ms at 3.0 TB/s
@@ -20,18 +21,35 @@ namespace gmamba::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kAhead = 4;  // rows loaded before the first is used
+constexpr int kForwardBlocks = 6;   // per multiprocessor, for enough loads in flight
+constexpr int kBackwardBlocks = 4;  // with 128 registers per thread
+constexpr int kAhead = 4;           // rows loaded before the first is used
 constexpr int kMostTaps = 4;
 
 /// Sigmoid as exact as the type asks for.
 template <class T>
 __device__ float sigmoid_for(float v) {
   if constexpr (sizeof(T) == 2) {
-    return __fdividef(1.0F, 1.0F + __expf(-v));
+    float e, s;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.44269504F));
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.0F + e));
+    return s;
   } else {
     return 1.0F / (1.0F + expf(-v));
   }
 }
+
+/// C elements as they lie in memory: half the registers of their floats in bf16.
+template <class T, int C>
+struct alignas(sizeof(T) * C) Packed {
+  T v[C];
+
+  __device__ static Packed load(const T* from) { return *reinterpret_cast<const Packed*>(from); }
+  __device__ void unpack(float (&to)[C]) const {
+#pragma unroll
+    for (int c = 0; c < C; ++c) to[c] = as_float(v[c]);
+  }
+};
 
 /// What both passes read.
 template <class T>
@@ -126,7 +144,7 @@ __device__ void keep_tail(const Input<T>& in, const View<float, 3>& tail_out, in
 }
 
 template <int K, int C, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks)
     forward_kernel(Input<T> in, View<T, 3> y, View<float, 3> tail_out, int64_t main_blocks) {
   if (blockIdx.x >= main_blocks) {
     return keep_tail<K>(in, tail_out,
@@ -138,22 +156,37 @@ __global__ void __launch_bounds__(kThreads)
   float window[K][C];
 #pragma unroll
   for (int k = 1; k < K; ++k) load_row<K, C>(in, p.b, p.begin - K + k, p.e, window[k]);
-  for (int64_t first = p.begin; first < p.end; first += kAhead) {
-    float rows[kAhead][C];
+  const int rows = static_cast<int>(p.end - p.begin);
+  const int64_t x_step = in.x.stride[1];
+  const int64_t y_step = y.stride[1];
+  const T* from = in.x.at(p.b, p.begin, p.e);
+  T* to = y.at(p.b, p.begin, p.e);
+  Packed<T, C> next[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < rows) next[i] = Packed<T, C>::load(from + i * x_step);
+  }
+  for (int first = 0; first < rows; first += kAhead) {
+    Packed<T, C> now[kAhead];
+    from += kAhead * x_step;
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (first + i < p.end) load_floats<C>(in.x.at(p.b, first + i, p.e), rows[i]);
+      now[i] = next[i];
+      if (first + kAhead + i < rows) next[i] = Packed<T, C>::load(from + i * x_step);
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (first + i >= p.end) break;
-      slide<K, C>(window, rows[i]);
+      if (first + i >= rows) break;
+      float row[C];
       float pre[C];
+      now[i].unpack(row);
+      slide<K, C>(window, row);
       taps.convolve(window, pre);
 #pragma unroll
       for (int c = 0; c < C; ++c) pre[c] *= sigmoid_for<T>(pre[c]);
-      store_floats<C>(y.at(p.b, first + i, p.e), pre);
+      store_floats<C>(to + i * y_step, pre);
     }
+    to += kAhead * y_step;
   }
 }
 
@@ -207,7 +240,7 @@ __device__ void tail_gradient(const Input<T>& in, const Gradients<T>& g, int64_t
 /// A step at position l gives the gradient of its pre-activation, with which dx[l-K+1] is complete;
 /// a run therefore goes on for K-1 positions that belong to the next.
 template <int K, int C, class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     backward_kernel(Input<T> in, Gradients<T> g, int64_t main_blocks) {
   if (blockIdx.x >= main_blocks) {
     tail_gradient<K>(in, g,
@@ -228,29 +261,39 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
     for (int c = 0; c < C; ++c) dpre[k][c] = dweight[k][c] = dbias[c] = 0;
   }
-  for (int64_t first = p.begin; first < p.end + K - 1; first += kAhead) {
-    float rows[kAhead][C];
-    float dy[kAhead][C];
+  const int own = static_cast<int>(p.end - p.begin);
+  const int total = own + K - 1;
+  const int there = static_cast<int>(min(length - p.begin, static_cast<int64_t>(total)));
+  const int tail = static_cast<int>(min(length - (K - 1) - p.begin, static_cast<int64_t>(total)));
+  const T* x = in.x.at(p.b, p.begin, p.e);
+  const T* dy = g.dy.at(p.b, p.begin, p.e);
+  for (int first = 0; first < total; first += kAhead) {
+    Packed<T, C> rows[kAhead];
+    Packed<T, C> drows[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-#pragma unroll
-      for (int c = 0; c < C; ++c) rows[i][c] = dy[i][c] = 0;
-      if (first + i < min(length, p.end + K - 1)) {
-        load_floats<C>(in.x.at(p.b, first + i, p.e), rows[i]);
-        load_floats<C>(g.dy.at(p.b, first + i, p.e), dy[i]);
-      }
+      rows[i] = drows[i] = {};
+      if (first + i >= there) continue;
+      rows[i] = Packed<T, C>::load(x + i * in.x.stride[1]);
+      drows[i] = Packed<T, C>::load(dy + i * g.dy.stride[1]);
     }
+    x += kAhead * in.x.stride[1];
+    dy += kAhead * g.dy.stride[1];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int64_t l = first + i;
-      if (l >= p.end + K - 1) break;
-      slide<K, C>(window, rows[i]);
+      const int l = first + i;
+      if (l >= total) break;
+      float row[C];
+      float drow[C];
       float pre[C];
       float now[C];
+      rows[i].unpack(row);
+      drows[i].unpack(drow);
+      slide<K, C>(window, row);
       taps.convolve(window, pre);
-      activation_gradient<T>(pre, dy[i], now);  // zero past the end, where dy is
+      activation_gradient<T>(pre, drow, now);  // zero past the end, where dy is
       slide<K, C>(dpre, now);
-      if (l < p.end) {
+      if (l < own) {
 #pragma unroll
         for (int c = 0; c < C; ++c) {
           dbias[c] += now[c];
@@ -258,17 +301,21 @@ __global__ void __launch_bounds__(kThreads)
           for (int k = 0; k < K; ++k) dweight[k][c] += now[c] * window[k][c];
         }
       }
-      const int64_t done = l - K + 1;
-      if (done < p.begin) continue;
+      const int done = l - (K - 1);
+      if (done < 0) continue;
       float dx[C];
-      const int64_t kept = done - (length - (K - 1));
 #pragma unroll
       for (int c = 0; c < C; ++c) {
-        dx[c] = g.dtail_out.empty() || kept < 0 ? 0.0F : *g.dtail_out.at(p.b, kept, p.e + c);
+        dx[c] = taps.weight[K - 1][c] * dpre[0][c];
 #pragma unroll
-        for (int k = 0; k < K; ++k) dx[c] += taps.weight[K - 1 - k][c] * dpre[k][c];
+        for (int k = 1; k < K; ++k) dx[c] += taps.weight[K - 1 - k][c] * dpre[k][c];
       }
-      store_floats<C>(g.dx.at(p.b, done, p.e), dx);
+      if (done >= tail && !g.dtail_out.empty()) {
+        const float* const kept = g.dtail_out.at(p.b, p.begin + done - (length - (K - 1)), p.e);
+#pragma unroll
+        for (int c = 0; c < C; ++c) dx[c] += kept[c];
+      }
+      store_floats<C>(g.dx.at(p.b, p.begin + done, p.e), dx);
     }
   }
   const int64_t run = p.b * in.runs + p.begin / in.run;
@@ -373,7 +420,7 @@ bool vectors_fit(int channels, int64_t width, const Views&... views) {
 void conv1d_forward(Context& ctx, const Conv1dForward& args) {
   over_activation(args.x.dtype, [&](auto type) {
     using T = decltype(type);
-    constexpr int kChannels = sizeof(T) == 2 ? 8 : 4;
+    constexpr int kChannels = 4;
     const bool vectors =
         vectors_fit<T>(kChannels, args.x.dim(2), args.x.as<const T, 3>(), args.y.as<T, 3>());
     over_taps(args.weight.dim(1), [&](auto taps) {

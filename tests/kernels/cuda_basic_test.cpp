@@ -222,7 +222,7 @@ TEST_P(CudaBasic, RepeatsTheSameBits) {
   }
 }
 
-TEST(CudaBasic, ConvertsAndRounds) {
+TEST(CudaFixed, ConvertsAndRounds) {
   GMAMBA_NEEDS_GPU();
   Context ctx(kGpu);
   for (const int64_t width : {1, 7, 8, 40}) {
@@ -239,7 +239,7 @@ TEST(CudaBasic, ConvertsAndRounds) {
   }
 }
 
-TEST(CudaBasic, DecayRatesMatchTheirFormula) {
+TEST(CudaFixed, DecayRatesMatchTheirFormula) {
   GMAMBA_NEEDS_GPU();
   Context ctx(kGpu);
   const auto log_rates = random_values(512 * 16, 1, kF32);
@@ -259,7 +259,7 @@ TEST(CudaBasic, DecayRatesMatchTheirFormula) {
   }
 }
 
-TEST(CudaBasic, AdamWMovesAsOnTheCpu) {
+TEST(CudaFixed, AdamWMovesAsOnTheCpu) {
   GMAMBA_NEEDS_GPU();
   Context host;
   Context ctx(kGpu);

@@ -139,7 +139,7 @@ TEST_P(CudaRows, ConvolutionIsTheSameInSegments) {
   }
 }
 
-TEST(CudaRows, EmbeddingMatchesTheOracle) {
+TEST(CudaFixedRows, EmbeddingMatchesTheOracle) {
   GMAMBA_NEEDS_GPU();
   Context ctx(kGpu);
   struct Case {
@@ -222,7 +222,7 @@ TEST_P(CudaRows, CrossEntropyMatchesTheOracle) {
   }
 }
 
-TEST(CudaRows, NothingIsReadOutsideForTokensAndTargetsThatDontExist) {
+TEST(CudaFixedRows, NothingIsReadOutsideForTokensAndTargetsThatDontExist) {
   GMAMBA_NEEDS_GPU();
   Context ctx(kGpu);
   const DeviceArray table(ctx, {4, 8}, kF32, random_values(32, 1, kF32));
