@@ -39,21 +39,25 @@ inline bool fits_vectors(int64_t d_inner, int64_t d_state) {
   return d_inner % 4 == 0 && (d_state == 8 || d_state == 16 || d_state == 32 || d_state == 64);
 }
 
-/// Calls body<kStates, kSplit, kFast>() for d_state: whole vectors at the compiled sizes, else
-/// padded to the next of 16 and 64.
+/// True when every row starts on a multiple of `bytes` and holds whole pieces of as many.
+template <class T>
+bool in_pieces(const Rows<T>& rows, int64_t width, int64_t bytes) {
+  const int64_t elements = bytes / static_cast<int64_t>(sizeof(T));
+  return reinterpret_cast<uintptr_t>(rows.data) % static_cast<uintptr_t>(bytes) == 0 &&
+         rows.outer % elements == 0 && rows.inner % elements == 0 && width % elements == 0;
+}
+
+/// Calls body<kStates, kSplit>() for d_state, padded to 8, 16, 32 or 64.
 template <class Body>
-void over_states(int64_t d_state, bool fast, Body&& body) {
-  if (!fast) {
-    d_state <= 16 ? body.template operator()<16, 1, false>()
-                  : body.template operator()<16, 4, false>();
-  } else if (d_state == 8) {
-    body.template operator()<8, 1, true>();
-  } else if (d_state == 16) {
-    body.template operator()<16, 1, true>();
-  } else if (d_state == 32) {
-    body.template operator()<16, 2, true>();
+void over_states(int64_t d_state, Body&& body) {
+  if (d_state <= 8) {
+    body.template operator()<8, 1>();
+  } else if (d_state <= 16) {
+    body.template operator()<16, 1>();
+  } else if (d_state <= 32) {
+    body.template operator()<16, 2>();
   } else {
-    body.template operator()<16, 4, true>();
+    body.template operator()<16, 4>();
   }
 }
 
@@ -75,6 +79,11 @@ inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
   return {ceil_div(length, chunk), chunk};
 }
 
+/// Uninitialised fp32 values in the arena.
+inline float* scratch(Context& ctx, int64_t count) {
+  return ctx.arena().f32({count}).as<float, 1>().data;
+}
+
 inline unsigned grid_of(int64_t blocks) {
   require(blocks <= std::numeric_limits<int32_t>::max(), ErrorKind::kUnsupported,
           "selective_scan: ", blocks, " blocks; at most 2147483647 on a GPU");
@@ -86,12 +95,41 @@ inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
 
+/// Blocks of the summary and of the outputs on an SM: 8 warps with up to 255 registers, whose
+/// independent chains keep the exponential unit busy; fewer would not, more would spill.
+constexpr int kSplitBlocks = 2;
+constexpr int64_t kSplitWarps = kSplitBlocks * kSummaryWarps;
+
+/// Shared memory to ask for so that at most `blocks` blocks of a kernel that needs `bytes` share an
+/// SM. The hardware puts new blocks where others already are as long as they fit, and would leave
+/// SMs idle when a grid is meant to fill the machine exactly once.
+inline int spread(int bytes, int blocks) {
+  constexpr int kPerSm = 227 * 1024;
+  return std::max(bytes, (kPerSm / (blocks + 1) + 1024) / 1024 * 1024);
+}
+
+/// A kernel whose dynamic shared memory may be more than 48 KB.
+template <class Kernel>
+Kernel with_shared_memory(Kernel kernel, int bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "asking for the shared memory of a scan kernel");
+  return kernel;
+}
+
 template <bool kGradient, class T>
-void launch_summary(Context& ctx, const SummaryArgs<T>& p, bool fast) {
-  over_states(p.d_state, fast, [&]<int kStates, int kSplit, bool kFast>() {
+void launch_summary(Context& ctx, SummaryArgs<T> p) {
+  p.vectors.rows = in_pieces(p.x, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
+                   in_pieces(p.z, p.d_inner, 16);
+  p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
+  p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
+  over_states(p.d_state, [&]<int kStates, int kSplit>() {
+    const int bytes =
+        spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kSplitBlocks);
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
-    scan_summary_kernel<T, kStates, kSplit, kFast, kGradient, kGradient ? 2 : 4>
-        <<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, 0, stream_of(ctx)>>>(p);
+    const auto kernel = with_shared_memory(scan_summary_kernel < T, kStates, kSplit, kGradient,
+                                           kGradient ? 4 : 8, 3 >, kBytes);
+    kernel<<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, bytes, stream_of(ctx)>>>(
+        p);
   });
   check_launch(ctx, kGradient ? "scan_summary (gradient)" : "scan_summary", p.batch, " x ",
                p.length, " x ", p.d_inner, ", state ", p.d_state, ", ", p.chunks, " chunks");
@@ -108,8 +146,5 @@ inline void launch_combine(Context& ctx, const CombineArgs& p, bool reversed) {
   check_launch(ctx, "scan_combine", p.batch, " x ", p.chunks, " chunks x ", p.d_inner, ", state ",
                p.d_state);
 }
-
-/// Warps of the summary and of the outputs that an SM should hold when time is split.
-constexpr int64_t kSplitWarps = 16;
 
 }  // namespace gmamba::cuda::scan

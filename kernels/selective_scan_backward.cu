@@ -50,18 +50,25 @@ bool fits_vectors(const BackwardArgs<T>& p) {
               scan::fits_vectors(p.D) && scan::fits_vectors(p.bias) &&
               scan::fits_vectors(p.saved) && scan::fits_vectors(p.dstate_end) &&
               scan::fits_vectors(p.dstate_in);
-  for (const Rows<const T>& rows : {p.dy, p.u, p.delta, p.z, p.B, p.C}) {
-    fits = fits && scan::fits_vectors(rows);
-  }
-  for (const Rows<T>& rows : {p.du, p.ddelta, p.dz, p.y}) fits = fits && scan::fits_vectors(rows);
+  fits = fits && scan::fits_vectors(p.dy) && scan::fits_vectors(p.u) && scan::fits_vectors(p.delta);
+  fits = fits && scan::fits_vectors(p.z) && scan::fits_vectors(p.B) && scan::fits_vectors(p.C);
+  fits = fits && scan::fits_vectors(p.du) && scan::fits_vectors(p.ddelta);
+  fits = fits && scan::fits_vectors(p.dz) && scan::fits_vectors(p.y);
   return fits;
 }
 
-/// Gradients of the state behind every chunk, into the arena.
+/// Gradients of the state behind every chunk, into the arena. The summaries run over pieces of
+/// chunks where that fills the machine better.
 template <class T>
-Rows<const float> chunk_gradients(Context& ctx, const BackwardArgs<T>& p, bool fast) {
-  const int64_t rows = p.batch * p.chunks;
-  float* const states = ctx.arena().f32({rows, p.d_inner, p.d_state}).template as<float, 3>().data;
+void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
+  constexpr int64_t kAlign = 64;
+  const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state)) * p.chunks;
+  const int64_t capacity = multiprocessors(ctx) * kSplitWarps;
+  const int64_t pieces =
+      std::clamp<int64_t>(capacity / warps, 1, std::max<int64_t>(1, p.chunk_length / 256));
+  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces), kAlign) * kAlign;
+  p.chunk_length = piece * pieces;
+  p.chunks = ceil_div(p.length, p.chunk_length);
   SummaryArgs<T> s;
   s.x = p.dy;
   s.delta = p.delta;
@@ -70,27 +77,31 @@ Rows<const float> chunk_gradients(Context& ctx, const BackwardArgs<T>& p, bool f
   s.A = p.A;
   s.A_stride = p.A_stride;
   s.bias = p.bias;
-  s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
-  s.delta_sum = ctx.arena().f32({rows, p.d_inner}).template as<float, 2>().data;
   s.batch = p.batch;
   s.length = p.length;
-  s.chunks = p.chunks;
-  s.chunk_length = p.chunk_length;
+  s.chunks = ceil_div(p.length, piece);
+  s.chunk_length = piece;
   s.d_inner = p.d_inner;
   s.d_state = p.d_state;
-  launch_summary<true>(ctx, s, fast);
+  const int64_t rows = s.batch * s.chunks;
+  float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
+  s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
+  s.delta_sum = scratch(ctx, rows * p.d_inner);
+  launch_summary<true>(ctx, s);
   CombineArgs c;
   c.A = p.A;
   c.A_stride = p.A_stride;
   c.state = states;
   c.delta_sum = s.delta_sum;
   c.from = p.dstate_end;
-  c.batch = p.batch;
-  c.chunks = p.chunks;
+  c.batch = s.batch;
+  c.chunks = s.chunks;
   c.d_inner = p.d_inner;
   c.d_state = p.d_state;
   launch_combine(ctx, c, true);
-  return {states, s.state.outer, s.state.inner};
+  p.dstate_end = {states, s.state.outer, s.state.inner};
+  p.end_per_row = s.chunks;
+  p.end_per_chunk = pieces;
 }
 
 void launch_parameter_sums(Context& ctx, const ParameterSums& p) {
@@ -125,25 +136,23 @@ void sum_parameters(Context& ctx, const BackwardArgs<T>& p, const SelectiveScanB
 }
 
 template <class T, int kLanes, int kChannels, bool kFast, int kBlocks>
-void launch(Context& ctx, BackwardArgs<T>& p, const SelectiveScanBackward& args, bool fast) {
+void launch(Context& ctx, BackwardArgs<T>& p, const SelectiveScanBackward& args) {
   using S = BackwardShape<kLanes, kChannels, kScanSavedEveryGpu>;
   const int64_t groups = ceil_div(p.d_inner, S::kBlockWidth);
   const Chunks chunks =
       cut_time(p.length, p.batch * groups, static_cast<int64_t>(multiprocessors(ctx)) * kBlocks);
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
-  if (p.chunks > 1) p.dstate_end = chunk_gradients(ctx, p, fast);
+  if (p.chunks > 1) find_chunk_gradients(ctx, p);
   const int64_t rows = p.batch * p.chunks;
-  Arena& arena = ctx.arena();
-  p.dBC = arena.f32({groups, p.batch, p.length, 2 * S::kColumns}).template as<float, 4>().data;
-  p.dA = arena.f32({rows, p.d_inner, p.d_state}).template as<float, 3>().data;
-  p.dD = arena.f32({rows, 2, p.d_inner}).template as<float, 3>().data;
+  p.dBC = scratch(ctx, groups * p.batch * p.length * 2 * S::kColumns);
+  p.dA = scratch(ctx, rows * p.d_inner * p.d_state);
+  p.dD = scratch(ctx, rows * 2 * p.d_inner);
   if (rows > 0) {
-    const auto kernel =
-        scan_backward_kernel<T, kLanes, kChannels, kScanSavedEveryGpu, kFast, kBlocks>;
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::kBytes),
-          "asking for the shared memory of scan_backward");
-    kernel<<<grid_of(rows * groups), kBackwardWarps * 32, S::kBytes, stream_of(ctx)>>>(p);
+    const int bytes = spread(S::kBytes, kBlocks);
+    const auto kernel = with_shared_memory(
+        scan_backward_kernel<T, kLanes, kChannels, kScanSavedEveryGpu, kFast, kBlocks>, bytes);
+    kernel<<<grid_of(rows * groups), kBackwardWarps * 32, bytes, stream_of(ctx)>>>(p);
     check_launch(ctx, "scan_backward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                  p.d_state, ", ", p.chunks, " chunks");
   }
@@ -169,10 +178,19 @@ void backward(Context& ctx, const SelectiveScanBackward& args) {
   BackwardArgs<T> p = backward_args<T>(args);
   const bool fast = fits_vectors(p);
   Arena::Scope scope(ctx.arena());
-  over_states(p.d_state, fast, [&]<int kStates, int kSplit, bool kFast>() {
-    constexpr int kLanes = kStates * kSplit / 4;
-    launch<T, kLanes, 2, kFast, kLanes == 2 ? 1 : 2>(ctx, p, args, fast);
-  });
+  if (!fast) {
+    // any alignment and any number of states, padded
+    p.d_state <= 16 ? launch<T, 4, 2, false, 3>(ctx, p, args)
+                    : launch<T, 16, 2, false, 3>(ctx, p, args);
+  } else if (p.d_state == 8) {
+    launch<T, 2, 2, true, 2>(ctx, p, args);
+  } else if (p.d_state == 16) {
+    launch<T, 4, 2, true, 3>(ctx, p, args);
+  } else if (p.d_state == 32) {
+    launch<T, 8, 2, true, 3>(ctx, p, args);
+  } else {
+    launch<T, 16, 2, true, 3>(ctx, p, args);
+  }
 }
 
 }  // namespace

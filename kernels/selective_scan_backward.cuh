@@ -12,7 +12,7 @@
 ///         the channels of a warp (dB, dC) go through shared memory of the warp: each lane stores
 ///         what it has, then adds up one output; over the warps of a block once per sub-chunk; over
 ///         blocks by a second kernel. Every sum has one order, so the same bits come out each time
-/// Launch  one block of 8 warps per (batch row, chunk, group of channels), channels fastest
+/// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
 /// Floor   issue: about 22 slots per state update, against 16 on the exponential unit
 #pragma once
 
@@ -20,7 +20,7 @@
 
 namespace gmamba::cuda::scan {
 
-constexpr int kBackwardWarps = 8;
+constexpr int kBackwardWarps = 4;
 constexpr int kWindow = 4;
 
 template <class T>
@@ -29,28 +29,30 @@ struct BackwardArgs {
   Rows<const T> B, C;             // (B, L, N)
   const float* A = nullptr;       // (E, N)
   int64_t A_stride = 0;
-  const float* D = nullptr;      // (E) or empty
-  const float* bias = nullptr;   // (E) or empty
-  Rows<const float> saved;       // (B * saved states, E, N)
-  int64_t saved_per_row = 0;     // saved states of a batch row
-  Rows<const float> dstate_end;  // (B * chunks, E, N) or empty: gradient behind each chunk
-  Rows<T> du, ddelta, dz, y;     // (B, L, E); dz and y may be empty
-  Rows<float> dstate_in;         // (B, E, N) or empty
-  float* dBC = nullptr;          // (groups, B, L, 2 * columns) partial sums
-  float* dA = nullptr;           // (B * chunks, E, N) partial sums
-  float* dD = nullptr;           // (B * chunks, 2, E) partial sums of dD and ddelta_bias
+  const float* D = nullptr;     // (E) or empty
+  const float* bias = nullptr;  // (E) or empty
+  Rows<const float> saved;      // (B * saved states, E, N)
+  int64_t saved_per_row = 0;    // saved states of a batch row
+  // (B * end_per_row, E, N) or empty: gradient behind each end_per_chunk-th stretch of a chunk
+  Rows<const float> dstate_end;
+  int64_t end_per_row = 1, end_per_chunk = 1;
+  Rows<T> du, ddelta, dz, y;  // (B, L, E); dz and y may be empty
+  Rows<float> dstate_in;      // (B, E, N) or empty
+  float* dBC = nullptr;       // (groups, B, L, 2 * columns) partial sums
+  float* dA = nullptr;        // (B * chunks, E, N) partial sums
+  float* dD = nullptr;        // (B * chunks, 2, E) partial sums of dD and ddelta_bias
   int64_t batch = 0, length = 0;
   int64_t chunks = 1, chunk_length = 0;
   int d_inner = 0, d_state = 0;
 };
 
 /// Where the arrays of a warp lie in shared memory, in floats.
-template <int kLanes, int kChannels, int kSub>
+template <int kLanes, int kChannels, int kSub, int kWarps = kBackwardWarps>
 struct BackwardShape {
   static constexpr int kColumns = 4 * kLanes;         // states, padded
   static constexpr int kGroups = 32 / kLanes;         // groups of channels of a warp
   static constexpr int kWidth = kGroups * kChannels;  // channels of a warp
-  static constexpr int kBlockWidth = kBackwardWarps * kWidth;
+  static constexpr int kBlockWidth = kWarps * kWidth;
   static constexpr int kWindows = kSub / kWindow;
   static constexpr int kTile = kChannels * 128;            // one state of a warp
   static constexpr int kResults = kWindow * 2 * kColumns;  // dB and dC of a window
@@ -70,9 +72,38 @@ struct BackwardShape {
   static constexpr int kSlots = kParameters + 256;
   static constexpr int kWarpFloats = kSlots + kResults + (kWindows - 1) * kSlot;
   static constexpr int kTileBC = kSub * 2 * kColumns;
-  static constexpr int kBytes = (kBackwardWarps * kWarpFloats + kTileBC) * 4;
+  static constexpr int kBytes = (kWarps * kWarpFloats + kTileBC) * 4;
   static __device__ int slot(int k) { return kSlots + (k == 0 ? 0 : kResults + (k - 1) * kSlot); }
 };
+
+/// B and C of `rows` positions side by side as fp32, zeros from there to kSub and from n on.
+template <int kSub, int kColumns, bool kFast, int kThreads, class T>
+__device__ inline void stage_positions(float* to, const T* B, int64_t B_stride, const T* C,
+                                       int64_t C_stride, int rows, int n) {
+  constexpr int kQuads = kColumns / 2;
+#pragma unroll
+  for (int k = 0; k < (kSub * kQuads + kThreads - 1) / kThreads; ++k) {
+    const int i = static_cast<int>(threadIdx.x) + k * kThreads;
+    if (i >= kSub * kQuads) break;
+    const int t = i / kQuads;
+    const int column = i % (kQuads / 2) * 4;
+    const bool second = i % kQuads >= kQuads / 2;
+    const T* const from =
+        (second ? C : B) + t * static_cast<int>(second ? C_stride : B_stride) + column;
+    float v[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+    if (t < rows) {
+      if constexpr (kFast) {
+        load_packed<4, true>(from, 4).widen(v);
+      } else {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          if (column + j < n) v[j] = widen(from[j]);
+        }
+      }
+    }
+    store_shared(to + t * 2 * kColumns + (second ? kColumns : 0) + column, v);
+  }
+}
 
 /// Sums the staged values over the channel groups of a warp: output i of this lane is number
 /// lane * kOut + i of the window's kWindow * kColumns.
@@ -108,10 +139,11 @@ __device__ inline void sum_over_states(const float* sums, int position, int grou
   }
 }
 
-template <class T, int kLanes, int kChannels, int kSub, bool kFast, int kBlocks>
-__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
+template <class T, int kLanes, int kChannels, int kSub, bool kFast, int kBlocks,
+          int kWarps = kBackwardWarps, bool kKeep = false>
+__global__ void __launch_bounds__(kWarps * 32, kBlocks)
     scan_backward_kernel(const BackwardArgs<T> p) {
-  using S = BackwardShape<kLanes, kChannels, kSub>;
+  using S = BackwardShape<kLanes, kChannels, kSub, kWarps>;
   constexpr int kColumns = S::kColumns;
   constexpr int kWidth = S::kWidth;
   constexpr int kQuads = kWidth / 4;
@@ -120,7 +152,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   float* const mine = shared + warp * S::kWarpFloats;
-  float* const bc = shared + kBackwardWarps * S::kWarpFloats;  // [kSub][B | C]
+  float* const bc = shared + kWarps * S::kWarpFloats;  // [kSub][B | C]
 
   const int blocks = (p.d_inner + S::kBlockWidth - 1) / S::kBlockWidth;
   const int block = static_cast<int>(blockIdx.x % blocks);
@@ -137,6 +169,9 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   const int quad = lane % kQuads * 4;
   const int e4 = e_warp + quad;
   const int valid4 = max(0, min(4, p.d_inner - e4));
+  const int from4 = kFast ? min(e4, p.d_inner - 4) : min(e4, p.d_inner - 1);  // where it reads
+  const int readable = max(valid4, 1);
+  const int row4 = lane / kQuads;
 
   float A[kChannels][4];
   float dA[kChannels][4];
@@ -148,7 +183,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
 #pragma unroll
     for (int j = 0; j < 4; ++j) A[c][j] *= kLog2e, dA[c][j] = carry[c][j] = 0.0F;
     if (!p.dstate_end.empty()) {
-      load_state<4, kFast>(p.dstate_end.at(b * p.chunks + chunk, e) + n0, states, carry[c]);
+      const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
+      load_state<4, kFast>(p.dstate_end.at(b * p.end_per_row + stretch, e) + n0, states, carry[c]);
     }
   }
   {
@@ -159,9 +195,24 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
 
   const int64_t begin = chunk * p.chunk_length;
   const int64_t end = min(p.length, begin + p.chunk_length);
-  const int64_t last = (end - begin + kSub - 1) / kSub - 1;
-  for (int64_t sub = last; sub >= 0; --sub) {
-    const int64_t t0 = begin + sub * kSub;
+  const int steps = static_cast<int>(end - begin);
+  // rows of the chunk; a row number within it times a stride is one 32 by 32 bit product
+  const auto row_of = [](auto* base, int row, int stride) {
+    return base + static_cast<int64_t>(row) * stride;
+  };
+  const bool gated = !p.z.empty();
+  const T* const B_chunk = p.B.at(b, begin);
+  const T* const C_chunk = p.C.at(b, begin);
+  const T* const u_chunk = p.u.at(b, begin);
+  const T* const delta_chunk = p.delta.at(b, begin);
+  const T* const dy_chunk = p.dy.at(b, begin);
+  const T* const z_chunk = gated ? p.z.at(b, begin) : dy_chunk;
+  const int u_stride = static_cast<int>(p.u.inner);
+  const int delta_stride = static_cast<int>(p.delta.inner);
+  const int dy_stride = static_cast<int>(p.dy.inner);
+  const int z_stride = gated ? static_cast<int>(p.z.inner) : dy_stride;
+  for (int first_row = (steps - 1) / kSub * kSub; first_row >= 0 && steps > 0; first_row -= kSub) {
+    const int64_t t0 = begin + first_row;
     const int64_t tile = b * p.saved_per_row + t0 / kSub;
     const auto load_start = [&](float(&h)[kChannels][4]) {
 #pragma unroll
@@ -170,38 +221,44 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         load_state<4, kFast>(p.saved.at(tile, e) + n0, states, h[c]);
       }
     };
-    stage_tile<kSub, kColumns, 2 * kColumns, kFast>(bc, p.B.at(b, 0), p.B.inner, t0, end, p.d_state,
-                                                    threadIdx.x, kBackwardWarps * 32);
-    stage_tile<kSub, kColumns, 2 * kColumns, kFast>(bc + kColumns, p.C.at(b, 0), p.C.inner, t0, end,
-                                                    p.d_state, threadIdx.x, kBackwardWarps * 32);
+    const int rows = min(steps - first_row, kSub);
+    stage_positions<kSub, kColumns, kFast, kWarps * 32>(
+        bc, row_of(B_chunk, first_row, static_cast<int>(p.B.inner)), p.B.inner,
+        row_of(C_chunk, first_row, static_cast<int>(p.C.inner)), p.C.inner, rows, p.d_state);
     // delta, delta u and g of the sub-chunk; zeros outside, which change nothing
-    float bias4[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-    if (p.bias != nullptr && valid4 > 0) load_packed<4, kFast>(p.bias + e4, valid4).widen(bias4);
+    {
+      float bias4[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+      if (p.bias != nullptr) load_packed<4, kFast>(p.bias + from4, readable).widen(bias4);
 #pragma unroll
-    for (int t = lane / kQuads; t < kSub; t += 32 / kQuads) {
-      float d[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-      float x[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-      float g[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-      if (t0 + t < end && valid4 > 0) {
-        load_packed<4, kFast>(p.delta.at(b, t0 + t) + e4, valid4).widen(d);
-        load_packed<4, kFast>(p.u.at(b, t0 + t) + e4, valid4).widen(x);
-        load_packed<4, kFast>(p.dy.at(b, t0 + t) + e4, valid4).widen(g);
-        if (!p.z.empty()) {
-          float z[4];
-          load_packed<4, kFast>(p.z.at(b, t0 + t) + e4, valid4).widen(z);
+      for (int i = 0; i < (kSub * kQuads + 31) / 32; ++i) {
+        const int t = row4 + i * (32 / kQuads);
+        if (kSub * kQuads < 32 && t >= kSub) break;
+        const int row = first_row + min(t, rows - 1);
+        float d[4];
+        float x[4];
+        float g[4];
+        float gate[4];
+        load_packed<4, kFast>(row_of(delta_chunk, row, delta_stride) + from4, readable).widen(d);
+        load_packed<4, kFast>(row_of(u_chunk, row, u_stride) + from4, readable).widen(x);
+        load_packed<4, kFast>(row_of(dy_chunk, row, dy_stride) + from4, readable).widen(g);
+        load_packed<4, kFast>(row_of(z_chunk, row, z_stride) + from4, readable).widen(gate);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) g[i] *= z[i] * sigmoid(z[i]);
+        for (int k = 0; k < 4; ++k) {
+          const float silu = gate[k] * sigmoid(gate[k]);
+          g[k] *= gated ? silu : 1.0F;
+          d[k] = softplus(d[k] + bias4[k]);
+          x[k] *= d[k];
         }
+        if (t >= rows || valid4 < 4) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          d[i] = i < valid4 ? softplus(d[i] + bias4[i]) : 0.0F;
-          x[i] = i < valid4 ? d[i] * x[i] : 0.0F;
-          g[i] = i < valid4 ? g[i] : 0.0F;
+          for (int k = 0; k < 4; ++k) {
+            if (t >= rows || k >= valid4) d[k] = x[k] = g[k] = 0.0F;
+          }
         }
+        store_shared(mine + S::kDelta + t * kWidth + quad, d);
+        store_shared(mine + S::kX + t * kWidth + quad, x);
+        store_shared(mine + S::kG + t * kWidth + quad, g);
       }
-      store_shared(mine + S::kDelta + t * kWidth + quad, d);
-      store_shared(mine + S::kX + t * kWidth + quad, x);
-      store_shared(mine + S::kG + t * kWidth + quad, g);
     }
     __syncthreads();
 
@@ -248,6 +305,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       };
       float a[kWindow][kChannels][4];
       float h[kWindow][kChannels][4];  // before each position
+      float B_kept[kKeep ? kWindow : 1][4];
+      float C_kept[kKeep ? kWindow : 1][4];
       load_before(h[0]);
 #pragma unroll
       for (int s = 0; s < kWindow; ++s) {
@@ -264,6 +323,10 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         load_shared(mine + S::kG + t * kWidth + local, g);
         load_shared(bc + t * 2 * kColumns + n0, B);
         load_shared(bc + t * 2 * kColumns + kColumns + n0, C);
+        if constexpr (kKeep) {
+#pragma unroll
+          for (int k4 = 0; k4 < 4; ++k4) B_kept[s][k4] = B[k4], C_kept[s][k4] = C[k4];
+        }
 #pragma unroll
         for (int c = 0; c < kChannels; ++c) {
           y[c] = 0.0F;
@@ -305,8 +368,13 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         load_shared(mine + S::kDelta + t * kWidth + local, d);
         load_shared(mine + S::kX + t * kWidth + local, x);
         load_shared(mine + S::kG + t * kWidth + local, g);
-        load_shared(bc + t * 2 * kColumns + n0, B);
-        load_shared(bc + t * 2 * kColumns + kColumns + n0, C);
+        if constexpr (kKeep) {
+#pragma unroll
+          for (int k4 = 0; k4 < 4; ++k4) B[k4] = B_kept[s][k4], C[k4] = C_kept[s][k4];
+        } else {
+          load_shared(bc + t * 2 * kColumns + n0, B);
+          load_shared(bc + t * 2 * kColumns + kColumns + n0, C);
+        }
         float before[kChannels][4];
         if (s == 0) load_before(before);
 #pragma unroll
@@ -352,66 +420,69 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       __syncwarp();
     }
 
-    // du, ddelta, dz and y
-    float skip[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-    if (p.D != nullptr && valid4 > 0) load_packed<4, kFast>(p.D + e4, valid4).widen(skip);
-    float dD[4];
-    float dbias[4];
-    load_shared(mine + S::kParameters + lane * 4, dD);
-    load_shared(mine + S::kParameters + 128 + lane * 4, dbias);
+    {  // du, ddelta, dz and y
+      float skip[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+      if (p.D != nullptr) load_packed<4, kFast>(p.D + from4, readable).widen(skip);
+      float dD[4];
+      float dbias[4];
+      load_shared(mine + S::kParameters + lane * 4, dD);
+      load_shared(mine + S::kParameters + 128 + lane * 4, dbias);
 #pragma unroll
-    for (int t = lane / kQuads; t < kSub; t += 32 / kQuads) {
-      if (t0 + t >= end || valid4 == 0) continue;
-      float d[4];
-      float s1[4];
-      float s2[4];
-      float g[4];
-      float u[4];
-      load_packed<4, kFast>(p.u.at(b, t0 + t) + e4, valid4).widen(u);
-      if (!p.z.empty() || !p.y.empty()) {
+      for (int i = 0; i < (kSub * kQuads + 31) / 32; ++i) {
+        const int t = row4 + i * (32 / kQuads);
+        if (kSub * kQuads < 32 && t >= kSub) break;
+        const bool stored = t < rows && valid4 > 0;
+        const int row = first_row + min(t, rows - 1);
+        float u[4];
+        float dy[4];
+        float z[4];
+        float d[4];
+        float s1[4];
+        float s2[4];
+        float g[4];
         float out[4];
+        load_packed<4, kFast>(row_of(u_chunk, row, u_stride) + from4, readable).widen(u);
+        load_packed<4, kFast>(row_of(dy_chunk, row, dy_stride) + from4, readable).widen(dy);
+        load_packed<4, kFast>(row_of(z_chunk, row, z_stride) + from4, readable).widen(z);
+        load_shared(mine + S::kDelta + t * kWidth + quad, d);
+        load_shared(mine + S::kX + t * kWidth + quad, s1);
+        load_shared(mine + S::kS2 + t * kWidth + quad, s2);
+        load_shared(mine + S::kG + t * kWidth + quad, g);
         load_shared(mine + S::kY + t * kWidth + quad, out);
+        float du[4];
+        float ddelta[4];
+        float dz[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) out[i] = fmaf(skip[i], u[i], out[i]);
-        if (!p.z.empty()) {
-          float z[4];
-          float dz[4];
-          load_packed<4, kFast>(p.z.at(b, t0 + t) + e4, valid4).widen(z);
-          load_packed<4, kFast>(p.dy.at(b, t0 + t) + e4, valid4).widen(dz);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const float sig = sigmoid(z[i]);
-            dz[i] *= out[i] * sig * fmaf(z[i], 1.0F - sig, 1.0F);
-            out[i] *= z[i] * sig;
-          }
-          if (!p.dz.empty()) store_packed<4, kFast>(p.dz.at(b, t0 + t) + e4, valid4, dz);
+        for (int k = 0; k < 4; ++k) {
+          du[k] = fmaf(d[k], s1[k], skip[k] * g[k]);
+          ddelta[k] = fmaf(u[k], s1[k], kLn2 * s2[k]) * one_minus_exp(d[k]);
+          // g and ddelta are zero at positions outside
+          dD[k] = fmaf(g[k], u[k], dD[k]);
+          dbias[k] += ddelta[k];
+          out[k] = fmaf(skip[k], u[k], out[k]);
+          const float sig = sigmoid(z[k]);
+          dz[k] = dy[k] * out[k] * sig * fmaf(z[k], 1.0F - sig, 1.0F);
+          out[k] *= gated ? z[k] * sig : 1.0F;
         }
-        if (!p.y.empty()) store_packed<4, kFast>(p.y.at(b, t0 + t) + e4, valid4, out);
+        if (stored) {
+          const auto put = [&](const Rows<T>& to, const float(&values)[4]) {
+            store_packed<4, kFast>(row_of(to.at(b, begin), row, static_cast<int>(to.inner)) + e4,
+                                   valid4, values);
+          };
+          put(p.du, du);
+          put(p.ddelta, ddelta);
+          if (!p.dz.empty()) put(p.dz, dz);
+          if (!p.y.empty()) put(p.y, out);
+        }
       }
-      load_shared(mine + S::kDelta + t * kWidth + quad, d);
-      load_shared(mine + S::kX + t * kWidth + quad, s1);
-      load_shared(mine + S::kS2 + t * kWidth + quad, s2);
-      load_shared(mine + S::kG + t * kWidth + quad, g);
-      float du[4];
-      float ddelta[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        du[i] = fmaf(d[i], s1[i], skip[i] * g[i]);
-        ddelta[i] = fmaf(u[i], s1[i], kLn2 * s2[i]) * one_minus_exp(d[i]);
-        dD[i] = fmaf(g[i], u[i], dD[i]);
-        dbias[i] += ddelta[i];
-      }
-      store_packed<4, kFast>(p.du.at(b, t0 + t) + e4, valid4, du);
-      store_packed<4, kFast>(p.ddelta.at(b, t0 + t) + e4, valid4, ddelta);
+      store_shared(mine + S::kParameters + lane * 4, dD);
+      store_shared(mine + S::kParameters + 128 + lane * 4, dbias);
     }
-    store_shared(mine + S::kParameters + lane * 4, dD);
-    store_shared(mine + S::kParameters + 128 + lane * 4, dbias);
 
     __syncthreads();
     // dB and dC over the warps; what the next sub-chunk overwrites is behind its barrier
     float* const partial = p.dBC + ((block * p.batch + b) * p.length + t0) * 2 * kColumns;
-    for (int i = static_cast<int>(threadIdx.x); i < kSub * 2 * kColumns / 4;
-         i += kBackwardWarps * 32) {
+    for (int i = static_cast<int>(threadIdx.x); i < kSub * 2 * kColumns / 4; i += kWarps * 32) {
       const int t = i / (kColumns / 2);
       if (t0 + t >= end) break;
       const float* const from =
@@ -419,7 +490,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       float sum[4];
       load_shared(from, sum);
 #pragma unroll
-      for (int w = 1; w < kBackwardWarps; ++w) {
+      for (int w = 1; w < kWarps; ++w) {
         float more[4];
         load_shared(from + w * S::kWarpFloats, more);
 #pragma unroll

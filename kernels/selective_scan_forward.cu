@@ -42,10 +42,11 @@ template <class T>
 void forward(Context& ctx, const SelectiveScanForward& args) {
   ForwardArgs<T> p = forward_args<T>(args);
   const Rows<const float> state_in = rows_of<const float>(args.state_in);
-  const bool fast = fits_vectors(p.d_inner, p.d_state) && fits_vectors(p.u) &&
-                    fits_vectors(p.delta) && fits_vectors(p.z) && fits_vectors(p.B) &&
-                    fits_vectors(p.C) && fits_vectors(p.y) && fits_vectors(p.A, p.A_stride) &&
-                    fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
+  p.vectors.rows = in_pieces(p.u, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
+                   in_pieces(p.z, p.d_inner, 16) && in_pieces(p.y, p.d_inner, 16);
+  p.vectors.tokens = in_pieces(p.B, p.d_state, 8) && in_pieces(p.C, p.d_state, 8);
+  p.vectors.states = p.d_state % 4 == 0 && fits_vectors(p.A, p.A_stride) &&
+                     fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const Chunks chunks = cut_time(p.length, warps, multiprocessors(ctx) * kSplitWarps);
   p.chunks = chunks.count;
@@ -61,17 +62,16 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     s.A = p.A;
     s.A_stride = p.A_stride;
     s.bias = p.bias;
-    float* const states =
-        ctx.arena().f32({rows, p.d_inner, p.d_state}).template as<float, 3>().data;
+    float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
     s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
-    s.delta_sum = ctx.arena().f32({rows, p.d_inner}).template as<float, 2>().data;
+    s.delta_sum = scratch(ctx, rows * p.d_inner);
     s.batch = p.batch;
     s.length = p.length;
     s.chunks = p.chunks;
     s.chunk_length = p.chunk_length;
     s.d_inner = p.d_inner;
     s.d_state = p.d_state;
-    launch_summary<false>(ctx, s, fast);
+    launch_summary<false>(ctx, s);
     CombineArgs c;
     c.A = p.A;
     c.A_stride = p.A_stride;
@@ -85,10 +85,14 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     launch_combine(ctx, c, false);
     p.start = {states, s.state.outer, s.state.inner};
   }
-  over_states(p.d_state, fast, [&]<int kStates, int kSplit, bool kFast>() {
-    const int64_t units = forward_units(p, kSplit);
-    scan_forward_kernel<T, kStates, kSplit, kFast, kScanSavedEveryGpu, 2, 0, 4>
-        <<<grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, 0, stream_of(ctx)>>>(p);
+  over_states(p.d_state, [&]<int kStates, int kSplit>() {
+    const int bytes =
+        spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(), kSplitBlocks);
+    const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
+    const auto kernel = with_shared_memory(
+        scan_forward_kernel<T, kStates, kSplit, kScanSavedEveryGpu, 0, 4, kSplitBlocks>, bytes);
+    kernel<<<grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, stream_of(ctx)>>>(
+        p);
   });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                p.d_state, ", ", p.chunks, " chunks");

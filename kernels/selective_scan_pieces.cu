@@ -33,13 +33,10 @@ void summarise(Context& ctx, SummaryArgs<T> p, const ConstTensorView& delta,
   Arena::Scope scope(ctx.arena());
   const int64_t rows = p.batch * p.chunks;
   CombineArgs c;
-  c.state = ctx.arena().f32({rows, p.d_inner, p.d_state}).template as<float, 3>().data;
-  p.delta_sum = ctx.arena().f32({rows, p.d_inner}).template as<float, 2>().data;
+  c.state = scratch(ctx, rows * p.d_inner * p.d_state);
+  p.delta_sum = scratch(ctx, rows * p.d_inner);
   p.state = {c.state, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
-  const bool fast = fits_vectors(p.d_inner, p.d_state) && fits_vectors(p.x) &&
-                    fits_vectors(p.delta) && fits_vectors(p.z) && fits_vectors(p.w) &&
-                    fits_vectors(p.A, p.A_stride);
-  launch_summary<kGradient>(ctx, p, fast);
+  launch_summary<kGradient>(ctx, p);
   c.A = p.A;
   c.A_stride = p.A_stride;
   c.delta_sum = p.delta_sum;

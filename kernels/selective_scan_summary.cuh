@@ -14,7 +14,7 @@
 /// Floor   exponential unit: d_state + 2 per channel and position
 #pragma once
 
-#include "kernels/scan_common.cuh"
+#include "kernels/scan_stage.cuh"
 
 namespace gmamba::cuda::scan {
 
@@ -35,31 +35,49 @@ struct SummaryArgs {
   int64_t batch = 0, length = 0;
   int64_t chunks = 1, chunk_length = 0;
   int d_inner = 0, d_state = 0;
+  Vectors vectors;
 };
 
-template <class T, int kStates, int kSplit, bool kFast, bool kGradient, int kSub>
-__global__ void __launch_bounds__(kSummaryWarps * 32, 4)
+template <class T, int kStates, int kSplit>
+constexpr int summary_warp_bytes() {
+  using S = WalkShape<T, kStates, kSplit>;
+  return 2 * (3 * S::kRowsBytes + S::kTokenBytes) + S::kRows * S::kColumns * 4;
+}
+
+/// Walks a chunk; kSub positions of a group of states are computed together.
+template <class T, int kStates, int kSplit, bool kGradient, int kSub, int kBlocks>
+__global__ void __launch_bounds__(kSummaryWarps * 32, kBlocks)
     scan_summary_kernel(const SummaryArgs<T> p) {
-  constexpr int kColumns = kStates * kSplit;
-  constexpr int kTile = kColumns <= 16 ? 32 : 512 / kColumns;
-  constexpr int kGroups = 32 / kSplit;
+  using S = WalkShape<T, kStates, kSplit>;
+  using Pair = Packed<T, 2>;
+  constexpr int kColumns = S::kColumns;
+  constexpr int kWidth = S::kWidth;
+  constexpr int kRows = S::kRows;
   constexpr int kQuads = kStates / 4;
-  __shared__ __align__(16) float tiles[kSummaryWarps][kTile][kColumns];
+  extern __shared__ __align__(16) unsigned char summary_shared[];
 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int width = (p.d_inner + 2 * kGroups - 1) / (2 * kGroups);
+  const int width = (p.d_inner + kWidth - 1) / kWidth;
   int64_t unit = static_cast<int64_t>(blockIdx.x) * kSummaryWarps + warp;
   if (unit >= p.batch * p.chunks * width) return;
-  const int first = static_cast<int>(unit % width) * 2 * kGroups + lane % kGroups * 2;
+  const int first = static_cast<int>(unit % width) * kWidth;
   unit /= width;
   const int64_t chunk = unit % p.chunks;
   const int64_t b = unit / p.chunks;
-  const int n0 = lane / kGroups * kStates;
-  const int channels = max(0, min(2, p.d_inner - first));
-  const int e = channels == 0 ? p.d_inner - 1 : first;
-  const int readable = max(channels, 1);
-  const int states = kFast ? kStates : max(0, min(kStates, p.d_state - n0));
+  const int local = lane % S::kGroups * 2;
+  const int e = first + local;
+  const int n0 = lane / S::kGroups * kStates;
+  const int channels = max(0, min(2, p.d_inner - e));
+  const int states = max(0, min(kStates, p.d_state - n0));
+  const bool gated = kGradient && !p.z.empty();
+
+  constexpr int kBytes = summary_warp_bytes<T, kStates, kSplit>();
+  constexpr int kStageBytes = 3 * S::kRowsBytes + S::kTokenBytes;
+  unsigned char* const mine = summary_shared + warp * kBytes;
+  float* const w_tile = reinterpret_cast<float*>(mine + 2 * kStageBytes);
+  clear<2 * kStageBytes>(mine, lane);
+  __syncwarp();
 
   float A[2][kStates];
   float h[2][kStates];
@@ -69,117 +87,121 @@ __global__ void __launch_bounds__(kSummaryWarps * 32, 4)
   for (int g = 0; g < kQuads; ++g) slowest[g] = INFINITY;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    const int ei = kFast ? e - (channels == 0) + i : e + min(i, readable - 1);
-    load_state<kStates, kFast>(p.A + ei * p.A_stride + n0, states, A[i]);
+    const int ei = min(e + i, p.d_inner - 1);
+    const int count = i < channels ? states : 0;
+    load_states(p.A + ei * p.A_stride + n0, count, p.vectors.states, A[i]);
 #pragma unroll
     for (int n = 0; n < kStates; ++n) {
       A[i][n] *= kLog2e;
       h[i][n] = 0.0F;
-      if (n < states) slowest[n / 4] = fminf(slowest[n / 4], -A[i][n]);
+      if (n < count) slowest[n / 4] = fminf(slowest[n / 4], -A[i][n]);
     }
     bias[i] = p.bias == nullptr ? 0.0F : p.bias[ei];
   }
 
   const int64_t begin = chunk * p.chunk_length;
   const int steps = static_cast<int>(min(p.length - begin, p.chunk_length));
-  const int offset = kFast && channels == 0 ? e - 1 : e;
-  const T* const x = p.x.at(b, begin) + offset;
-  const T* const delta = p.delta.at(b, begin) + offset;
-  const T* const z = p.z.empty() ? nullptr : p.z.at(b, begin) + offset;
-  const int x_stride = static_cast<int>(p.x.inner);
-  const int delta_stride = static_cast<int>(p.delta.inner);
-  const int z_stride = static_cast<int>(p.z.inner);
-
-  using Pair = Packed<T, 2>;
-  Pair x_next[kSub];
-  Pair delta_next[kSub];
-  Pair z_next[kSub];
-  // walked positions i, i + 1, ... of the chunk; the gradient counts from its start, the state from
-  // its end
-  const auto place = [&](int i) { return kGradient ? i : steps - 1 - i; };
-  const auto fetch = [&](int walked) {
-#pragma unroll
-    for (int i = 0; i < kSub; ++i) {
-      const int64_t row = place(min(walked + i, steps - 1));
-      x_next[i] = load_packed<2, kFast>(x + row * x_stride, readable);
-      delta_next[i] = load_packed<2, kFast>(delta + row * delta_stride, readable);
-      if (kGradient && z != nullptr) {
-        z_next[i] = load_packed<2, kFast>(z + row * z_stride, readable);
-      }
-    }
+  const int valid = p.d_inner - first;
+  // tile i of the walk: the gradient counts tiles from the start of the chunk, the state from its
+  // end; a tile that sticks out lies at the end of the chunk either way
+  const int tiles = (steps + kRows - 1) / kRows;
+  const auto place = [&](int i) { return (kGradient ? i : tiles - 1 - i) * kRows; };
+  const auto fetch = [&](int t, int stage) {
+    const int rows = min(kRows, steps - t);
+    T* to = reinterpret_cast<T*>(mine + stage * kStageBytes);
+    const auto get = [&](const Rows<const T>& from) {
+      fetch_rows<kRows, kWidth, 16>(to, from.at(b, begin + t) + first, static_cast<int>(from.inner),
+                                    rows, valid, p.vectors.rows, lane);
+    };
+    get(p.x);
+    to += kRows * kWidth;
+    get(p.delta);
+    to += kRows * kWidth;
+    if (gated) get(p.z);
+    to += kRows * kWidth;
+    fetch_rows<kRows, kColumns, 8>(to, p.w.at(b, begin + t), static_cast<int>(p.w.inner), rows,
+                                   p.d_state, p.vectors.tokens, lane);
   };
+
   float sum[2] = {0.0F, 0.0F};
-  if (steps > 0) fetch(0);
-  for (int t0 = 0; t0 < steps; t0 += kTile) {
+  if (tiles > 0) fetch(place(0), 0);
+  commit_copies();
+  int stage = 0;
+#pragma unroll 1
+  for (int i = 0; i < tiles; ++i, stage ^= 1) {
     unsigned active = 0;
 #pragma unroll
     for (int g = 0; g < kQuads; ++g) {
       // written so that NaN keeps a group active
-      const bool mine = !(slowest[g] * sum[0] >= kForgotten && slowest[g] * sum[1] >= kForgotten);
-      active |= __any_sync(kFullWarp, mine) ? 1U << g : 0U;
+      const bool mine_active =
+          !(slowest[g] * sum[0] >= kForgotten && slowest[g] * sum[1] >= kForgotten);
+      active |= __any_sync(kFullWarp, mine_active) ? 1U << g : 0U;
     }
     if (active == 0 && !p.exact_sum) break;
-    const int64_t lowest = begin + (kGradient ? t0 : steps - t0 - kTile);
+    if (i + 1 < tiles) fetch(place(i + 1), stage ^ 1);
+    commit_copies();
+    wait_for_copies<1>();
     __syncwarp();
-    stage_tile<kTile, kColumns, kColumns, kFast>(tiles[warp][0], p.w.at(b, 0), p.w.inner, lowest,
-                                                 p.length, p.d_state, lane, 32);
+    const T* const x_tile = reinterpret_cast<const T*>(mine + stage * kStageBytes);
+    widen_tile<kRows * kColumns>(w_tile, x_tile + 3 * kRows * kWidth, lane);
     __syncwarp();
+    const int rows = min(kRows, steps - place(i));
 #pragma unroll 1
-    for (int t = t0; t < min(t0 + kTile, steps); t += kSub) {
+    for (int s = 0; s < kRows; s += kSub) {
       float before[kSub][2];  // sum of delta between the step and the walk's start
       float value[kSub][2];
 #pragma unroll
-      for (int i = 0; i < kSub; ++i) {
+      for (int j = 0; j < kSub; ++j) {
+        const int row = kGradient ? s + j : kRows - 1 - s - j;
         float d[2];
         float v[2];
-        delta_next[i].widen(d);
-        x_next[i].widen(v);
-        if (kGradient && z != nullptr) {
-          float gate[2];
-          z_next[i].widen(gate);
-          v[0] *= gate[0] * sigmoid(gate[0]);
-          v[1] *= gate[1] * sigmoid(gate[1]);
+        float gate[2];
+        reinterpret_cast<const Pair*>(x_tile + row * kWidth + local)->widen(v);
+        reinterpret_cast<const Pair*>(x_tile + (kRows + row) * kWidth + local)->widen(d);
+        if constexpr (kGradient) {
+          reinterpret_cast<const Pair*>(x_tile + (2 * kRows + row) * kWidth + local)->widen(gate);
         }
-        const bool inside = t + i < steps;
 #pragma unroll
         for (int k = 0; k < 2; ++k) {
-          d[k] = inside ? softplus(d[k] + bias[k]) : 0.0F;
+          d[k] = row < rows ? softplus(d[k] + bias[k]) : 0.0F;
           if constexpr (kGradient) {
+            const float silu = gate[k] * sigmoid(gate[k]);
             sum[k] += d[k];
-            before[i][k] = sum[k];
-            value[i][k] = inside ? v[k] : 0.0F;
+            before[j][k] = sum[k];
+            value[j][k] = row < rows ? v[k] * (gated ? silu : 1.0F) : 0.0F;
           } else {
-            before[i][k] = sum[k];
+            before[j][k] = sum[k];
             sum[k] += d[k];
-            value[i][k] = inside ? v[k] * d[k] : 0.0F;
+            value[j][k] = v[k] * d[k];
           }
         }
       }
-      if (t + kSub < steps) fetch(t + kSub);
 #pragma unroll
       for (int g = 0; g < kQuads; ++g) {
         if ((active >> g & 1U) == 0) continue;
 #pragma unroll
-        for (int i = 0; i < kSub; ++i) {
-          const int row = kGradient ? t - t0 + i : kTile - 1 - (t - t0) - i;
+        for (int j = 0; j < kSub; ++j) {
+          const int row = kGradient ? s + j : kRows - 1 - s - j;
           float w[4];
-          load_shared(tiles[warp][row] + n0 + g * 4, w);
+          load_shared(w_tile + row * kColumns + n0 + g * 4, w);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const int n = g * 4 + k;
-            h[0][n] = fmaf(ex2(before[i][0] * A[0][n]), value[i][0] * w[k], h[0][n]);
-            h[1][n] = fmaf(ex2(before[i][1] * A[1][n]), value[i][1] * w[k], h[1][n]);
+            h[0][n] = fmaf(ex2(before[j][0] * A[0][n]), value[j][0] * w[k], h[0][n]);
+            h[1][n] = fmaf(ex2(before[j][1] * A[1][n]), value[j][1] * w[k], h[1][n]);
           }
         }
       }
     }
+    __syncwarp();
   }
+  wait_for_copies<0>();
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     if (i >= channels) continue;
     const int64_t row = b * p.chunks + chunk;
-    store_state<kStates, kFast>(p.state.at(row, first + i) + n0, states, h[i]);
-    if (n0 == 0) p.delta_sum[row * p.d_inner + first + i] = sum[i];
+    store_states(p.state.at(row, e + i) + n0, states, p.vectors.states, h[i]);
+    if (n0 == 0) p.delta_sum[row * p.d_inner + e + i] = sum[i];
   }
 }
 
