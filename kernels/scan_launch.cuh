@@ -127,7 +127,7 @@ void launch_summary(Context& ctx, SummaryArgs<T> p) {
         spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kSplitBlocks);
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
     const auto kernel = with_shared_memory(scan_summary_kernel < T, kStates, kSplit, kGradient,
-                                           kGradient ? 4 : 8, 3 >, kBytes);
+                                           kGradient ? 4 : 8, kSplitBlocks>, bytes);
     kernel<<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, bytes, stream_of(ctx)>>>(
         p);
   });
