@@ -21,9 +21,12 @@ namespace gmamba::cuda {
 namespace {
 
 constexpr int kThreads = 128;
-constexpr int kForwardBlocks = 6;   // per multiprocessor, for enough loads in flight
-constexpr int kBackwardBlocks = 4;  // with 128 registers per thread
-constexpr int kAhead = 4;           // rows loaded before the first is used
+/// Blocks per multiprocessor: as many as registers allow without spills, for loads in flight.
+template <class T>
+constexpr int kForwardBlocks = sizeof(T) == 2 ? 6 : 4;
+template <class T>
+constexpr int kBackwardBlocks = sizeof(T) == 2 ? 4 : 3;
+constexpr int kAhead = 4;  // rows loaded before the first is used
 constexpr int kMostTaps = 4;
 
 /// Sigmoid as exact as the type asks for.
@@ -144,7 +147,7 @@ __device__ void keep_tail(const Input<T>& in, const View<float, 3>& tail_out, in
 }
 
 template <int K, int C, class T>
-__global__ void __launch_bounds__(kThreads, kForwardBlocks)
+__global__ void __launch_bounds__(kThreads, kForwardBlocks<T>)
     forward_kernel(Input<T> in, View<T, 3> y, View<float, 3> tail_out, int64_t main_blocks) {
   if (blockIdx.x >= main_blocks) {
     return keep_tail<K>(in, tail_out,
@@ -240,7 +243,7 @@ __device__ void tail_gradient(const Input<T>& in, const Gradients<T>& g, int64_t
 /// A step at position l gives the gradient of its pre-activation, with which dx[l-K+1] is complete;
 /// a run therefore goes on for K-1 positions that belong to the next.
 template <int K, int C, class T>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks<T>)
     backward_kernel(Input<T> in, Gradients<T> g, int64_t main_blocks) {
   if (blockIdx.x >= main_blocks) {
     tail_gradient<K>(in, g,
