@@ -110,6 +110,13 @@ int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segme
   return checked_add(bytes, bytes / 16 + kKernels, "activations");
 }
 
+int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                          const Arithmetic& arithmetic) {
+  const Widths w(config, arithmetic);
+  return rows_bytes(checked_mul(batch, segment, "activations"), w.act * (w.d + 2 * w.e),
+                    "activations");
+}
+
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
                          const Arithmetic& arithmetic) {
   const int64_t computed = std::min(context, segment);

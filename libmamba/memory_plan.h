@@ -48,6 +48,9 @@ MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segmen
 /// pass, what is in flight, logits, and a little for what the kernels take themselves.
 int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segment,
                          const Arithmetic& arithmetic);
+/// What one layer takes beyond that to keep what the backward pass would compute again.
+int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                          const Arithmetic& arithmetic);
 
 /// A training step of (batch, context) tokens computed `segment` tokens at a time.
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,

@@ -9,7 +9,7 @@
 ///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
 ///   branch = y W_out^T                               dbranch -> dy, dW_out
 /// Kept for the backward pass: residual, rstd, xz, x_dbl and the scan's states; u, x', delta and y
-/// are cheap to compute again and are.
+/// are cheap to compute again, and are where memory is short (y always).
 /// Activations are of the context's type. Parameters stay fp32; where activations are bf16, a call
 /// begins by rounding the matrices to a bf16 copy (their bytes are those of a few hundred tokens).
 /// The residual stream and its gradient are fp32, with a bf16 copy of the gradient for the
@@ -163,16 +163,38 @@ Model::Model(ModelConfig config, Device device)
 
 void Model::forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                     int layer) const {
-  run(ctx, tokens, state, hidden, layer, nullptr);
+  run(ctx, tokens, state, hidden, layer, nullptr, 0);
 }
 
 void Model::forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state,
-                           TensorView hidden, ForwardSaved& saved) const {
-  run(ctx, tokens, state, hidden, -1, &saved);
+                           TensorView hidden, ForwardSaved& saved, int64_t whole_layers) const {
+  run(ctx, tokens, state, hidden, -1, &saved, whole_layers);
+}
+
+void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
+                       ForwardSaved& saved) const {
+  const Extents e(config_, batch, length);
+  const DType type = ctx.activations();
+  Arena& arena = ctx.arena();
+  saved.blocks.assign(static_cast<size_t>(config_.n_layers), BlockSaved{});
+  for (BlockSaved& block : saved.blocks) {
+    block.residual = arena.f32({e.rows, e.d_model});
+    block.rstd = arena.f32({e.rows});
+    block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
+    block.x_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
+    block.states =
+        arena.f32({e.batch, scan_saved_states(e.length, ctx.device()), e.d_inner, e.d_state});
+    if (whole_layers-- <= 0) continue;
+    block.u = arena.tensor(type, {e.rows, e.d_model});
+    block.conv = arena.tensor(type, {e.rows, e.d_inner});
+    block.delta = arena.tensor(type, {e.rows, e.d_inner});
+  }
+  saved.residual = arena.f32({e.rows, e.d_model});
+  saved.rstd = arena.f32({e.rows});
 }
 
 void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                int layer, ForwardSaved* saved) const {
+                int layer, ForwardSaved* saved, int64_t whole_layers) const {
   require(tokens.rank == 2 && hidden.rank == 3 && hidden.dim(0) == tokens.dim(0) &&
               hidden.dim(1) == tokens.dim(1) && hidden.dim(2) == config_.d_model,
           ErrorKind::kShape, "model: tokens ", to_string(tokens.shape()), " need hidden (B, L, ",
@@ -194,19 +216,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
   const DType type = ctx.activations();
   const Shape stream_shape = {e.rows, e.d_model};
   // what must outlive this call is taken before the scope that frees the rest
-  if (saved != nullptr) {
-    saved->blocks.resize(static_cast<size_t>(config_.n_layers));
-    for (BlockSaved& block : saved->blocks) {
-      block.residual = arena.f32(stream_shape);
-      block.rstd = arena.f32({e.rows});
-      block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
-      block.x_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
-      block.states =
-          arena.f32({e.batch, scan_saved_states(e.length, ctx.device()), e.d_inner, e.d_state});
-    }
-    saved->residual = arena.f32(stream_shape);
-    saved->rstd = arena.f32({e.rows});
-  }
+  if (saved != nullptr) take_saved(ctx, e.batch, e.length, whole_layers, *saved);
   const Arena::Scope scope(arena);
   // a pass that keeps writes the stream into what it keeps, one array per block; another updates
   // one array in place
@@ -215,14 +225,14 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
   };
   TensorView residual = saved != nullptr ? stream(0) : arena.f32(stream_shape);
   const TensorView branch = arena.tensor(type, stream_shape);
-  const TensorView u = arena.tensor(type, stream_shape);
+  const TensorView u_scratch = arena.tensor(type, stream_shape);
   TensorView xz_scratch, x_dbl_scratch;
   if (saved == nullptr) {
     xz_scratch = arena.tensor(type, {e.rows, 2 * e.d_inner});
     x_dbl_scratch = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
   }
-  const TensorView conv_out = arena.tensor(type, {e.rows, e.d_inner});
-  const TensorView delta = arena.tensor(type, {e.rows, e.d_inner});
+  const TensorView conv_scratch = arena.tensor(type, {e.rows, e.d_inner});
+  const TensorView delta_scratch = arena.tensor(type, {e.rows, e.d_inner});
   const TensorView y = arena.tensor(type, {e.rows, e.d_inner});
   const Matrices matrices(ctx, values_);
   const TensorView A = arena.f32({e.d_inner, e.d_state});
@@ -237,6 +247,10 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
     matrices.replace(p, i);
     BlockSaved* keep = saved != nullptr ? &saved->blocks[static_cast<size_t>(i)] : nullptr;
     const bool moves = keep != nullptr && i > 0;
+    const bool whole = keep != nullptr && !keep->u.empty();
+    const TensorView u = whole ? keep->u : u_scratch;
+    const TensorView conv_out = whole ? keep->conv : conv_scratch;
+    const TensorView delta = whole ? keep->delta : delta_scratch;
     rms_norm_forward(ctx, {.residual = residual,
                            .branch = i == 0 ? ConstTensorView{} : ConstTensorView(branch),
                            .weight = p.norm,
@@ -296,12 +310,12 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
   const TensorView dbranch_copy =
       type == DType::kF32 ? TensorView{} : arena.tensor(type, stream_shape);
   const TensorView dbranch = type == DType::kF32 ? dresidual : dbranch_copy;
-  const TensorView u = arena.tensor(type, stream_shape);
+  const TensorView u_scratch = arena.tensor(type, stream_shape);
   const TensorView du = arena.tensor(type, stream_shape);
   const TensorView dxz = arena.tensor(type, {e.rows, 2 * e.d_inner});
   const TensorView dx_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
-  const TensorView conv_out = arena.tensor(type, inner_shape);
-  const TensorView delta = arena.tensor(type, inner_shape);
+  const TensorView conv_scratch = arena.tensor(type, inner_shape);
+  const TensorView delta_scratch = arena.tensor(type, inner_shape);
   const TensorView ddelta = arena.tensor(type, inner_shape);
   const TensorView y = arena.tensor(type, inner_shape);
   const TensorView dy = arena.tensor(type, inner_shape);
@@ -327,8 +341,14 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
     const BlockSaved& keep = saved.blocks[static_cast<size_t>(i)];
 
     // what the forward pass did not keep; the outgoing tail is not needed again
-    run_conv(ctx, e, p, keep.xz, state_in.conv(i), conv_out, {});
-    linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
+    const bool whole = !keep.u.empty();
+    const TensorView u = whole ? keep.u : u_scratch;
+    const TensorView conv_out = whole ? keep.conv : conv_scratch;
+    const TensorView delta = whole ? keep.delta : delta_scratch;
+    if (!whole) {
+      run_conv(ctx, e, p, keep.xz, state_in.conv(i), conv_out, {});
+      linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
+    }
     decay_rates_forward(ctx, p.A_log, A);
 
     linear_backward_input(ctx, dbranch, p.out_proj, dy);
@@ -372,10 +392,12 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                           .dweight = g.conv,
                           .dbias = g.conv_bias,
                           .mode = GradMode::kAccumulate});
-    rms_norm_forward(ctx, {.residual = keep.residual,
-                           .weight = p.norm,
-                           .epsilon = static_cast<float>(config_.norm_epsilon),
-                           .y = u});
+    if (!whole) {
+      rms_norm_forward(ctx, {.residual = keep.residual,
+                             .weight = p.norm,
+                             .epsilon = static_cast<float>(config_.norm_epsilon),
+                             .y = u});
+    }
     linear_backward_weight(ctx, dxz, u, g.in_proj, g.in_bias, GradMode::kAccumulate);
     linear_backward_input(ctx, dxz, p.in_proj, du);
     rms_norm_backward(ctx, {.dy = du,

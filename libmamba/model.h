@@ -27,6 +27,10 @@ struct BlockSaved {
   TensorView xz;        // (M, 2E) in_proj output, in the type of the activations
   TensorView x_dbl;     // (M, R+2N) x_proj output, likewise
   TensorView states;    // scan states
+  // kept where memory allows, else empty and computed again by the backward pass, to the same bits
+  TensorView u;      // (M, D) norm output
+  TensorView conv;   // (M, E) convolution's output
+  TensorView delta;  // (M, E) before bias and softplus
 };
 
 /// What a forward pass over one segment keeps for its backward pass.
@@ -56,9 +60,9 @@ class Model {
                int layer = -1) const;
 
   /// The same, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
-  /// enclosing scope ends).
+  /// enclosing scope ends); the first `whole_layers` layers keep what backward would compute again.
   void forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                      ForwardSaved& saved) const;
+                      ForwardSaved& saved, int64_t whole_layers = 0) const;
 
   /// Adds the gradients of all backbone parameters to `gradients`. `state_in` is the state before
   /// the segment; `dstate` holds the gradient of the state after it and is replaced by the gradient
@@ -81,7 +85,9 @@ class Model {
 
  private:
   void run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden, int layer,
-           ForwardSaved* saved) const;
+           ForwardSaved* saved, int64_t whole_layers) const;
+  void take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
+                  ForwardSaved& saved) const;
 
   ModelConfig config_;
   Vocabulary vocabulary_;

@@ -48,6 +48,22 @@ ConstTensorView segment_tokens(Context& ctx, ConstTensorView tokens, int64_t beg
   return out;
 }
 
+/// Makes one block of a GPU's memory for the scratch of a segment, so that tens of gigabytes aren't
+/// gathered from blocks with gaps between them. Returns how many layers can keep everything in what
+/// is left; results don't depend on it.
+int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment) {
+  constexpr int64_t kLeftFree = int64_t{2} << 30;  // for states at borders and the next batch
+  const Arithmetic arithmetic{ctx.device(), ctx.activations()};
+  const int64_t least = training_scratch(config, batch, segment, arithmetic);
+  const int64_t layer = whole_layer_bytes(config, batch, segment, arithmetic);
+  const int64_t room = std::max(ctx.arena().largest_block(),
+                                ctx.backend().free_bytes(ctx.device().index) - kLeftFree);
+  const int64_t whole =
+      std::clamp<int64_t>((room - least) / std::max<int64_t>(1, layer), 0, config.n_layers);
+  ctx.arena().reserve(least + whole * layer);
+  return whole;
+}
+
 }  // namespace
 
 void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens, int64_t segment,
@@ -62,11 +78,10 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const int64_t count = pieces(length, segment);
   const auto border = [&](int64_t i) { return std::min(length, i * segment); };
   const Arena::Scope outer(ctx.arena());
-  if (!ctx.device().is_cpu() && backbone) {
-    // one block, so that tens of gigabytes aren't gathered from blocks with gaps between them
-    ctx.arena().reserve(training_scratch(model.config(), batch, std::min(length, segment),
-                                         {ctx.device(), ctx.activations()}));
-  }
+  const int64_t whole_layers =
+      ctx.device().is_cpu() || !backbone
+          ? 0
+          : reserve_scratch(ctx, model.config(), batch, std::min(length, segment));
   const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
   SequenceState state = new_state();
   if (start != nullptr) state.assign(ctx, *start);
@@ -107,7 +122,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
       continue;
     }
     ForwardSaved saved;
-    model.forward_saving(ctx, piece, after, hidden, saved);
+    model.forward_saving(ctx, piece, after, hidden, saved, whole_layers);
     if (once && loss.needs_whole_sequence()) {
       loss.observe(ctx, 0, hidden);
       loss.finish_observing(ctx);

@@ -46,11 +46,13 @@ class Backend {
   virtual void copy_in(int index, Stream stream, void* to, const void* host, int64_t bytes) = 0;
   virtual void copy_out(int index, Stream stream, void* host, const void* from, int64_t bytes) = 0;
   virtual void copy_within(int index, Stream stream, void* to, const void* from, int64_t bytes) = 0;
-  /// Makes the calling thread's next launches go to this device.
-  virtual void make_current(int index) = 0;
   virtual Stream create_stream(int index) = 0;
   virtual void destroy_stream(int index, Stream stream) noexcept = 0;
   virtual void synchronize(int index, Stream stream) = 0;
+  /// Makes the calling thread's next launches go to this device.
+  virtual void make_current(int index) = 0;
+  /// Bytes that could be allocated now; 0 where that isn't known.
+  virtual int64_t free_bytes(int index) const = 0;
 };
 
 /// The backend of a device kind; lives as long as the program.

@@ -142,15 +142,21 @@ std::vector<float> flat(const ParameterBuffer& buffer, const std::string& name) 
   return {view.begin(), view.end()};
 }
 
-/// Every parameter's gradient is within `tolerance` of the other's, as is the loss.
+/// The gradient as a whole is within `tolerance` of the other, as is the loss; the gradient of one
+/// parameter, where fewer roundings cancel, within one and a half of it.
 void expect_same_gradient(const Gradient& got, const Gradient& want, double tolerance,
                           const std::string& what) {
   EXPECT_NEAR(got.totals.loss, want.totals.loss, tolerance * want.totals.loss) << what;
   EXPECT_EQ(got.totals.count, want.totals.count) << what;
+  std::vector<float> all_got, all_want;
   for (const ParameterInfo& info : want.values.layout().all()) {
-    EXPECT_LE(relative_error(flat(got.values, info.name), flat(want.values, info.name)), tolerance)
-        << what << ": " << info.name;
+    const auto one = flat(got.values, info.name);
+    const auto other = flat(want.values, info.name);
+    EXPECT_LE(relative_error(one, other), 1.5 * tolerance) << what << ": " << info.name;
+    all_got.insert(all_got.end(), one.begin(), one.end());
+    all_want.insert(all_want.end(), other.begin(), other.end());
   }
+  EXPECT_LE(relative_error(all_got, all_want), tolerance) << what;
 }
 
 struct Case {
