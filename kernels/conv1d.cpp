@@ -296,14 +296,15 @@ void backward_cpu(Context& ctx, const Conv1dBackward& args) {
 
 void conv1d_forward(Context& ctx, const Conv1dForward& args) {
   const Door door(ctx, "conv1d_forward");
-  door.first("x", args.x, DType::kF32, 3);
+  const DType type = door.activation(args.x);
+  door.first("x", args.x, type, 3);
   const int64_t taps = checked_taps("conv1d_forward", args.weight);
   const int64_t batch = args.x.dim(0);
   const int64_t width = args.x.dim(2);
   door.expect("weight", args.weight, DType::kF32, {width, taps});
   door.optional("bias", args.bias, DType::kF32, {width});
   door.optional("tail_in", args.tail_in, DType::kF32, {batch, taps - 1, width});
-  door.expect("y", args.y, DType::kF32, {batch, args.x.dim(1), width});
+  door.expect("y", args.y, type, {batch, args.x.dim(1), width});
   door.optional("tail_out", args.tail_out, DType::kF32, {batch, taps - 1, width});
   require(args.tail_in.empty() || args.tail_in.data != args.tail_out.data, ErrorKind::kInternal,
           "conv1d_forward: tail_in and tail_out are the same array");
@@ -313,17 +314,18 @@ void conv1d_forward(Context& ctx, const Conv1dForward& args) {
 
 void conv1d_backward(Context& ctx, const Conv1dBackward& args) {
   const Door door(ctx, "conv1d_backward");
-  door.first("x", args.x, DType::kF32, 3);
+  const DType type = door.activation(args.x);
+  door.first("x", args.x, type, 3);
   const int64_t taps = checked_taps("conv1d_backward", args.weight);
   const int64_t batch = args.x.dim(0);
   const int64_t length = args.x.dim(1);
   const int64_t width = args.x.dim(2);
-  door.expect("dy", args.dy, DType::kF32, {batch, length, width});
+  door.expect("dy", args.dy, type, {batch, length, width});
   door.expect("weight", args.weight, DType::kF32, {width, taps});
   door.optional("bias", args.bias, DType::kF32, {width});
   door.optional("tail_in", args.tail_in, DType::kF32, {batch, taps - 1, width});
   door.optional("dtail_out", args.dtail_out, DType::kF32, {batch, taps - 1, width});
-  door.expect("dx", args.dx, DType::kF32, {batch, length, width});
+  door.expect("dx", args.dx, type, {batch, length, width});
   door.optional("dtail_in", args.dtail_in, DType::kF32, {batch, taps - 1, width});
   door.expect("dweight", args.dweight, DType::kF32, {width, taps});
   door.optional("dbias", args.dbias, DType::kF32, {width});

@@ -165,7 +165,7 @@ void cross_entropy(Context& ctx, const CrossEntropy& args) {
   door.expect("targets", args.targets, DType::kI32, {rows});
   door.optional("weights", args.weights, DType::kF32, {rows});
   door.optional("losses", args.losses, DType::kF32, {rows});
-  door.optional("dlogits", args.dlogits, DType::kF32, {rows, vocab});
+  door.optional("dlogits", args.dlogits, door.activation(args.dlogits), {rows, vocab});
   door.optional("totals", args.totals, DType::kF64, {4});
   if (!ctx.device().is_cpu()) {
     return cuda::cross_entropy(ctx, args);

@@ -3,8 +3,10 @@
 ///   loss[m] = logsumexp(logits[m]) - logits[m, target[m]]     natural log, fp32 with fp64 sums
 ///   dlogits[m, v] = (softmax(logits[m])[v] - [v == target[m]]) * weight[m] * scale
 /// Rows whose target is kIgnoreTarget, or whose weight is 0, have zero loss and zero gradient.
-/// Shapes  logits, dlogits (M, V) fp32  targets (M) int32  weights, losses (M) fp32  totals (4)
-/// fp64 Errors  kInput when a target is neither kIgnoreTarget nor in [0, V)
+/// Shapes  logits, dlogits (M, V)  targets (M) int32  weights, losses (M) fp32  totals (4) fp64
+/// Types   logits fp32; dlogits fp32 or in the activation type
+/// Errors  kInput when a target is neither kIgnoreTarget nor in [0, V); a GPU doesn't stop for it
+///         and gives such a row a loss and gradient of NaN
 #pragma once
 
 #include "kernels/linear.h"

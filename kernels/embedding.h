@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Rows of a table by token.
 /// Shapes  tokens (M) uint8  table (V, D)  y (M, D)
-/// Errors  kInput when a token is not below V
+/// Errors  kInput when a token is not below V; a GPU doesn't stop for it: such a row is NaN, and
+/// its
+///         gradient is left out
 #pragma once
 
 #include "kernels/linear.h"

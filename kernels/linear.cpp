@@ -281,12 +281,13 @@ void backward_bias_cpu(Context& ctx, View<const float, 2> dy, View<float, 1> dbi
 void linear_forward(Context& ctx, ConstTensorView x, ConstTensorView weight, ConstTensorView bias,
                     TensorView y) {
   const Door door(ctx, "linear_forward");
-  door.first("x", x, DType::kF32, 2);
-  door.first("weight", weight, DType::kF32, 2);
+  const DType type = door.activation(x);
+  door.first("x", x, type, 2);
+  door.first("weight", weight, type, 2);
   const int64_t outputs = weight.dim(0);
-  door.expect("weight", weight, DType::kF32, {outputs, x.dim(1)});
+  door.expect("weight", weight, type, {outputs, x.dim(1)});
   door.optional("bias", bias, DType::kF32, {outputs});
-  door.expect("y", y, DType::kF32, {x.dim(0), outputs});
+  door.expect("y", y, y.dtype == type ? type : DType::kF32, {x.dim(0), outputs});
   if (!ctx.device().is_cpu()) {
     return cuda::linear_forward(ctx, x, weight, bias, y);
   }
@@ -300,10 +301,11 @@ void linear_forward(Context& ctx, ConstTensorView x, ConstTensorView weight, Con
 void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView weight, TensorView dx,
                            GradMode mode) {
   const Door door(ctx, "linear_backward_input");
-  door.first("dy", dy, DType::kF32, 2);
-  door.first("weight", weight, DType::kF32, 2);
-  door.expect("weight", weight, DType::kF32, {dy.dim(1), weight.dim(1)});
-  door.expect("dx", dx, DType::kF32, {dy.dim(0), weight.dim(1)});
+  const DType type = door.activation(dy);
+  door.first("dy", dy, type, 2);
+  door.first("weight", weight, type, 2);
+  door.expect("weight", weight, type, {dy.dim(1), weight.dim(1)});
+  door.expect("dx", dx, dx.dtype == type ? type : DType::kF32, {dy.dim(0), weight.dim(1)});
   if (!ctx.device().is_cpu()) {
     return cuda::linear_backward_input(ctx, dy, weight, dx, mode);
   }
@@ -317,9 +319,10 @@ void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView wei
 void linear_backward_weight(Context& ctx, ConstTensorView dy, ConstTensorView x, TensorView dweight,
                             TensorView dbias, GradMode mode) {
   const Door door(ctx, "linear_backward_weight");
-  door.first("dy", dy, DType::kF32, 2);
-  door.first("x", x, DType::kF32, 2);
-  door.expect("x", x, DType::kF32, {dy.dim(0), x.dim(1)});
+  const DType type = door.activation(dy);
+  door.first("dy", dy, type, 2);
+  door.first("x", x, type, 2);
+  door.expect("x", x, type, {dy.dim(0), x.dim(1)});
   door.expect("dweight", dweight, DType::kF32, {dy.dim(1), x.dim(1)});
   door.optional("dbias", dbias, DType::kF32, {dy.dim(1)});
   if (!ctx.device().is_cpu()) {

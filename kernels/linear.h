@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Dense projections: y = x W^T + b, its input gradient and its weight gradient.
 /// Shapes  x (M, K)  weight (N, K)  bias (N)  y (M, N); rows may be strided (a half of a
-/// projection) Types   x, y, dx, dy in the activation type; weight in the working type; gradients
-/// of parameters fp32 Limits  any M, N, K >= 0; every last axis contiguous
+/// projection) Types   x, dy and weight in the activation type; y and dx in the activation type or
+/// fp32; bias
+///         and gradients of parameters fp32
+/// Limits  any M, N, K >= 0; every last axis contiguous
 #pragma once
 
 #include "libmamba/core/context.h"

@@ -160,7 +160,7 @@ void backward_rows(const PoolBackward& args, int64_t b, int64_t begin, int64_t e
 
 void pool_update(Context& ctx, const PoolUpdate& args) {
   const Door door(ctx, "pool_update");
-  door.first("hidden", args.hidden, DType::kF32, 3);
+  door.first("hidden", args.hidden, door.activation(args.hidden), 3);
   const int64_t batch = args.hidden.dim(0);
   const int64_t width = args.hidden.dim(2);
   door.expect("valid", args.valid, DType::kI64, {batch});
@@ -201,7 +201,7 @@ void pool_finish(Context& ctx, PoolMode mode, ConstTensorView accumulator, Const
 
 void pool_backward(Context& ctx, const PoolBackward& args) {
   const Door door(ctx, "pool_backward");
-  door.first("dhidden", args.dhidden, DType::kF32, 3);
+  door.first("dhidden", args.dhidden, door.activation(args.dhidden), 3);
   const int64_t batch = args.dhidden.dim(0);
   const int64_t rows = args.dhidden.dim(1);
   const int64_t width = args.dhidden.dim(2);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Pooling of hidden states over the positions of a sequence that arrives in segments.
+/// Types   hidden and dhidden in the activation type
 /// Shapes  hidden (B, L, D)  valid (B) int64: how many of these L rows belong to the sequence (the
 ///         rest is padding)  accumulator (B, D) fp64  position (B, D) int64
 /// mean adds rows to the accumulator; last keeps the last valid row; max keeps the largest value

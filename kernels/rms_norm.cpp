@@ -84,6 +84,7 @@ void forward_cpu(const Context& ctx, const RmsNormForward& args) {
   const float* const weight = args.weight.as<const float, 1>().data;
   const auto y = args.y.as<float, 2>();
   const auto rstd = args.rstd.as<float, 1>();
+  const auto out = args.residual_out.as<float, 2>();
   const int64_t rows = y.extent[0];
   const int64_t width = y.extent[1];
   const int64_t step = tile_rows(width);
@@ -91,8 +92,10 @@ void forward_cpu(const Context& ctx, const RmsNormForward& args) {
     const int64_t end = std::min(rows, (tile + 1) * step);
     for (int64_t m = tile * step; m < end; ++m) {
       const float* const added = branch.empty() ? nullptr : branch.at(m);
+      float* row = h.at(m);
+      if (!out.empty()) row = std::copy_n(row, width, out.at(m)) - width;
       const float factor =
-          HWY_DYNAMIC_DISPATCH(forward_row)(h.at(m), added, weight, width, args.epsilon, y.at(m));
+          HWY_DYNAMIC_DISPATCH(forward_row)(row, added, weight, width, args.epsilon, y.at(m));
       if (!rstd.empty()) *rstd.at(m) = factor;
     }
   });
@@ -104,6 +107,7 @@ void backward_cpu(Context& ctx, const RmsNormBackward& args) {
   const float* const rstd = args.rstd.as<const float, 1>().data;
   const float* const weight = args.weight.as<const float, 1>().data;
   const auto dh = args.dresidual.as<float, 2>();
+  const auto dbranch = args.dbranch.as<float, 2>();
   const int64_t rows = args.dy.dim(0);
   const int64_t width = args.dy.dim(1);
   const int64_t step = chunk_rows(rows, kSumRows, kMostChunks);
@@ -118,8 +122,10 @@ void backward_cpu(Context& ctx, const RmsNormBackward& args) {
     for (int64_t first = chunk * step; first < end; first += kSumRows) {
       std::fill_n(sums, width, 0.0F);
       for (int64_t m = first; m < std::min(end, first + kSumRows); ++m) {
+        if (args.residual_mode == GradMode::kOverwrite) std::fill_n(dh.at(m), width, 0.0F);
         HWY_DYNAMIC_DISPATCH(backward_row)
         (dy.at(m), h.at(m), weight, rstd[m], width, dh.at(m), sums);
+        if (!dbranch.empty()) std::copy_n(dh.at(m), width, dbranch.at(m));
       }
       for (int64_t i = 0; i < width; ++i) totals[i] += static_cast<double>(sums[i]);
     }
@@ -135,9 +141,10 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& args) {
   door.first("residual", args.residual, DType::kF32, 2);
   const int64_t rows = args.residual.dim(0);
   const int64_t width = args.residual.dim(1);
-  door.optional("branch", args.branch, DType::kF32, {rows, width});
+  door.optional("branch", args.branch, door.activation(args.branch), {rows, width});
   door.expect("weight", args.weight, DType::kF32, {width});
-  door.expect("y", args.y, DType::kF32, {rows, width});
+  door.expect("y", args.y, door.activation(args.y), {rows, width});
+  door.optional("residual_out", args.residual_out, DType::kF32, {rows, width});
   door.optional("rstd", args.rstd, DType::kF32, {rows});
   if (!ctx.device().is_cpu()) {
     return cuda::rms_norm_forward(ctx, args);
@@ -149,7 +156,7 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& args) {
 
 void rms_norm_backward(Context& ctx, const RmsNormBackward& args) {
   const Door door(ctx, "rms_norm_backward");
-  door.first("dy", args.dy, DType::kF32, 2);
+  door.first("dy", args.dy, door.activation(args.dy), 2);
   const int64_t rows = args.dy.dim(0);
   const int64_t width = args.dy.dim(1);
   door.expect("residual", args.residual, DType::kF32, {rows, width});
@@ -157,6 +164,7 @@ void rms_norm_backward(Context& ctx, const RmsNormBackward& args) {
   door.expect("weight", args.weight, DType::kF32, {width});
   door.expect("dresidual", args.dresidual, DType::kF32, {rows, width});
   door.expect("dweight", args.dweight, DType::kF32, {width});
+  door.optional("dbranch", args.dbranch, door.activation(args.dbranch), {rows, width});
   if (!ctx.device().is_cpu()) {
     return cuda::rms_norm_backward(ctx, args);
   }

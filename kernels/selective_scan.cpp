@@ -19,7 +19,7 @@ struct ScanShape {
 
 /// delta and A fix the shape of everything else.
 ScanShape shape_of(const Door& door, const ConstTensorView& delta, const ConstTensorView& A) {
-  door.first("delta", delta, kF32, 3);
+  door.first("delta", delta, door.activation(delta), 3);
   door.first("A", A, kF32, 2);
   const ScanShape shape{delta.dim(0), delta.dim(1), delta.dim(2), A.dim(1)};
   door.expect("A", A, kF32, {shape.d_inner, shape.d_state});
@@ -32,16 +32,18 @@ ScanShape shape_of(const Door& door, const ConstTensorView& delta, const ConstTe
 void check_forward(const Context& ctx, const SelectiveScanForward& args) {
   const Door door(ctx, "selective_scan_forward");
   const auto [B, L, E, N] = shape_of(door, args.delta, args.A);
-  door.expect("u", args.u, kF32, {B, L, E});
-  door.expect("B", args.B, kF32, {B, L, N});
-  door.expect("C", args.C, kF32, {B, L, N});
+  const DType type = args.delta.dtype;  // of all activations and their gradients
+  door.expect("u", args.u, type, {B, L, E});
+  door.expect("B", args.B, type, {B, L, N});
+  door.expect("C", args.C, type, {B, L, N});
   door.optional("D", args.D, kF32, {E});
-  door.optional("z", args.z, kF32, {B, L, E});
+  door.optional("z", args.z, type, {B, L, E});
   door.optional("delta_bias", args.delta_bias, kF32, {E});
   door.optional("state_in", args.state_in, kF32, {B, E, N});
-  door.expect("y", args.y, kF32, {B, L, E});
+  door.expect("y", args.y, type, {B, L, E});
   door.optional("state_out", args.state_out, kF32, {B, E, N});
-  door.optional("saved_states", args.saved_states, kF32, {B, scan_saved_states(L), E, N});
+  door.optional("saved_states", args.saved_states, kF32,
+                {B, scan_saved_states(L, ctx.device()), E, N});
   require(args.state_in.empty() || args.state_in.data != args.state_out.data, ErrorKind::kInternal,
           "selective_scan_forward: state_in and state_out are the same array");
 }
@@ -49,21 +51,24 @@ void check_forward(const Context& ctx, const SelectiveScanForward& args) {
 void check_backward(const Context& ctx, const SelectiveScanBackward& args) {
   const Door door(ctx, "selective_scan_backward");
   const auto [B, L, E, N] = shape_of(door, args.delta, args.A);
-  door.expect("dy", args.dy, kF32, {B, L, E});
-  door.expect("u", args.u, kF32, {B, L, E});
-  door.expect("B", args.B, kF32, {B, L, N});
-  door.expect("C", args.C, kF32, {B, L, N});
+  const DType type = args.delta.dtype;  // of all activations and their gradients
+  door.expect("dy", args.dy, type, {B, L, E});
+  door.expect("u", args.u, type, {B, L, E});
+  door.expect("B", args.B, type, {B, L, N});
+  door.expect("C", args.C, type, {B, L, N});
   door.optional("D", args.D, kF32, {E});
-  door.optional("z", args.z, kF32, {B, L, E});
+  door.optional("z", args.z, type, {B, L, E});
   door.optional("delta_bias", args.delta_bias, kF32, {E});
   door.optional("dstate_out", args.dstate_out, kF32, {B, E, N});
-  if (L > 0) door.expect("saved_states", args.saved_states, kF32, {B, scan_saved_states(L), E, N});
-  door.expect("du", args.du, kF32, {B, L, E});
-  door.expect("ddelta", args.ddelta, kF32, {B, L, E});
-  door.expect("dB", args.dB, kF32, {B, L, N});
-  door.expect("dC", args.dC, kF32, {B, L, N});
-  door.optional("dz", args.dz, kF32, {B, L, E});
-  door.optional("y", args.y, kF32, {B, L, E});
+  if (L > 0)
+    door.expect("saved_states", args.saved_states, kF32,
+                {B, scan_saved_states(L, ctx.device()), E, N});
+  door.expect("du", args.du, type, {B, L, E});
+  door.expect("ddelta", args.ddelta, type, {B, L, E});
+  door.expect("dB", args.dB, type, {B, L, N});
+  door.expect("dC", args.dC, type, {B, L, N});
+  door.optional("dz", args.dz, type, {B, L, E});
+  door.optional("y", args.y, type, {B, L, E});
   door.optional("dstate_in", args.dstate_in, kF32, {B, E, N});
   door.expect("dA", args.dA, kF32, {E, N});
   door.optional("dD", args.dD, kF32, {E});
@@ -93,8 +98,9 @@ void selective_scan_summarise(Context& ctx, const SelectiveScanForward& piece, T
                               TensorView state) {
   const Door door(ctx, "selective_scan_summarise");
   const auto [B, L, E, N] = shape_of(door, piece.delta, piece.A);
-  door.expect("u", piece.u, kF32, {B, L, E});
-  door.expect("B", piece.B, kF32, {B, L, N});
+  const DType type = piece.delta.dtype;
+  door.expect("u", piece.u, type, {B, L, E});
+  door.expect("B", piece.B, type, {B, L, N});
   door.optional("delta_bias", piece.delta_bias, kF32, {E});
   door.expect("delta_sum", delta_sum, kF32, {B, E});
   door.expect("state", state, kF32, {B, E, N});
@@ -106,9 +112,10 @@ void selective_scan_summarise_backward(Context& ctx, const SelectiveScanBackward
                                        TensorView delta_sum, TensorView dstate) {
   const Door door(ctx, "selective_scan_summarise_backward");
   const auto [B, L, E, N] = shape_of(door, piece.delta, piece.A);
-  door.expect("dy", piece.dy, kF32, {B, L, E});
-  door.expect("C", piece.C, kF32, {B, L, N});
-  door.optional("z", piece.z, kF32, {B, L, E});
+  const DType type = piece.delta.dtype;
+  door.expect("dy", piece.dy, type, {B, L, E});
+  door.expect("C", piece.C, type, {B, L, N});
+  door.optional("z", piece.z, type, {B, L, E});
   door.optional("delta_bias", piece.delta_bias, kF32, {E});
   door.expect("delta_sum", delta_sum, kF32, {B, E});
   door.expect("dstate", dstate, kF32, {B, E, N});

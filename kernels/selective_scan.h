@@ -18,12 +18,16 @@
 
 namespace gmamba {
 
-/// Positions between two states that the forward pass keeps for the backward pass.
+/// Positions between two states that the forward pass keeps for the backward pass: on the CPU, and
+/// on a GPU, where walking a stretch again costs more than memory traffic.
 constexpr int64_t kScanSavedEvery = 64;
+constexpr int64_t kScanSavedEveryGpu = 16;
 
-/// Number of kept states for `length` positions: the state before position 0, 64, 128, ...
-constexpr int64_t scan_saved_states(int64_t length) {
-  return (length + kScanSavedEvery - 1) / kScanSavedEvery;
+/// Number of kept states for `length` positions on `device`: the state before position 0, and
+/// before every multiple of the spacing.
+inline int64_t scan_saved_states(int64_t length, Device device = {}) {
+  const int64_t every = device.is_cpu() ? kScanSavedEvery : kScanSavedEveryGpu;
+  return (length + every - 1) / every;
 }
 
 struct SelectiveScanForward {
@@ -38,7 +42,7 @@ struct SelectiveScanForward {
   ConstTensorView state_in;    // (B, E, N) or empty: zeros
   TensorView y;                // (B, L, E)
   TensorView state_out;        // (B, E, N) or empty
-  TensorView saved_states;     // (B, scan_saved_states(L), E, N) or empty: for the backward pass
+  TensorView saved_states;     // (B, scan_saved_states(L, device), E, N) or empty: for backward
 };
 void selective_scan_forward(Context& ctx, const SelectiveScanForward& args);
 
@@ -46,7 +50,7 @@ struct SelectiveScanBackward {
   ConstTensorView dy;          // (B, L, E)
   ConstTensorView dstate_out;  // (B, E, N) gradient of the outgoing state, or empty: zeros
   ConstTensorView u, delta, A, B, C, D, z, delta_bias;  // as in the forward pass
-  ConstTensorView saved_states;  // (B, scan_saved_states(L), E, N) from the forward pass
+  ConstTensorView saved_states;  // (B, scan_saved_states(L, device), E, N) from forward
   TensorView du;                 // (B, L, E)
   TensorView ddelta;             // (B, L, E) gradient of delta before bias and softplus
   TensorView dB, dC;             // (B, L, N)

@@ -14,43 +14,49 @@ namespace {
 
 constexpr int64_t kFloat = 4;
 
-/// Widths of a block's rows, in floats.
+/// Bytes of a block's rows; `act` is the size of an activation.
 struct Widths {
-  int64_t d, e, x_dbl, scan_states;
-  explicit Widths(const ModelConfig& c)
-      : d(c.d_model),
+  int64_t act, d, e, x_dbl, scan_states;
+  Widths(const ModelConfig& c, const Arithmetic& arithmetic)
+      : act(size_of(arithmetic.activations)),
+        d(c.d_model),
         e(c.d_inner()),
         x_dbl(c.dt_rank + 2 * c.d_state),
         scan_states(c.d_inner() * c.d_state) {}
 };
 
-int64_t rows_bytes(int64_t rows, int64_t floats_per_row, const char* what) {
-  return checked_mul(checked_mul(rows, floats_per_row, what), kFloat, what);
+int64_t rows_bytes(int64_t rows, int64_t bytes_per_row, const char* what) {
+  return checked_mul(rows, bytes_per_row, what);
 }
 
-/// Scratch of Model::run beyond what it saves: residual, branch, u, hidden; xz; x_dbl; conv, delta,
-/// y.
-int64_t forward_scratch(const ModelConfig& config, int64_t rows) {
-  const Widths w(config);
-  return rows_bytes(rows, 4 * w.d + 2 * w.e + w.x_dbl + 3 * w.e, "activations");
+/// Scratch of Model::run beyond what it saves: residual (fp32), branch, u, hidden; xz; x_dbl; conv,
+/// delta, y.
+int64_t forward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
+  const Widths w(config, arithmetic);
+  return rows_bytes(rows, kFloat * w.d + w.act * (3 * w.d + 2 * w.e + w.x_dbl + 3 * w.e),
+                    "activations");
 }
 
-/// Kept per layer: residual, rstd, xz, x_dbl, scan states.
-int64_t saved_bytes(const ModelConfig& config, int64_t batch, int64_t segment) {
-  const Widths w(config);
+/// Kept per layer: residual and rstd (fp32), xz, x_dbl, scan states (fp32).
+int64_t saved_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                    const Arithmetic& arithmetic) {
+  const Widths w(config, arithmetic);
   const int64_t rows = checked_mul(batch, segment, "activations");
-  const int64_t streams = rows_bytes(rows, w.d + 1 + 2 * w.e + w.x_dbl, "activations");
-  const int64_t states =
-      rows_bytes(batch * scan_saved_states(segment), w.scan_states, "activations");
+  const int64_t streams =
+      rows_bytes(rows, kFloat * (w.d + 1) + w.act * (2 * w.e + w.x_dbl), "activations");
+  const int64_t states = rows_bytes(batch * scan_saved_states(segment, arithmetic.device),
+                                    kFloat * w.scan_states, "activations");
   return checked_mul(config.n_layers, streams + states, "activations") +
-         rows_bytes(rows, w.d + 1, "activations");
+         rows_bytes(rows, kFloat * (w.d + 1), "activations");
 }
 
-/// Scratch of Model::backward: dresidual, u, du, hidden, dhidden; dxz; dx_dbl; seven of width E;
-/// the scan's partial sums of dB and dC.
-int64_t backward_scratch(const ModelConfig& config, int64_t rows) {
-  const Widths w(config);
-  return rows_bytes(rows, 5 * w.d + 2 * w.e + w.x_dbl + 6 * w.e, "activations");
+/// Scratch of Model::backward: dresidual (fp32), u, du, hidden, dhidden; dxz; dx_dbl; conv, delta,
+/// ddelta, y, dy, dconv; on a GPU with narrow activations a copy of dresidual.
+int64_t backward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
+  const Widths w(config, arithmetic);
+  const int64_t copies = arithmetic.activations == DType::kF32 ? 4 : 5;
+  return rows_bytes(rows, kFloat * w.d + w.act * (copies * w.d + 2 * w.e + w.x_dbl + 6 * w.e),
+                    "activations");
 }
 
 }  // namespace
@@ -79,18 +85,40 @@ void MemoryPlan::require_within(int64_t most) const {
           "; a smaller --segment, --batch-tokens or model needs less (--plan shows the items)");
 }
 
-MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segment) {
+MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segment,
+                        const Arithmetic& arithmetic) {
   const int64_t rows = checked_mul(batch, segment, "activations");
   MemoryPlan plan;
   plan.items.push_back({"parameters", ParameterLayout(config).buffer_size() * kFloat});
   plan.items.push_back({"sequence state", SequenceState::bytes(config, batch)});
-  plan.items.push_back({"activations", forward_scratch(config, rows)});
-  plan.items.push_back({"logits", rows_bytes(rows, config.vocab_size, "logits")});
+  plan.items.push_back({"activations", forward_scratch(config, rows, arithmetic)});
+  plan.items.push_back({"logits", rows_bytes(rows, kFloat * config.vocab_size, "logits")});
   return plan;
 }
 
-MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context,
-                         int64_t segment) {
+int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segment,
+                         const Arithmetic& arithmetic) {
+  constexpr int64_t kKernels = int64_t{256} << 20;
+  const int64_t rows = checked_mul(batch, segment, "activations");
+  const int64_t flight = std::max(forward_scratch(config, rows, arithmetic),
+                                  backward_scratch(config, rows, arithmetic));
+  const int64_t bytes =
+      checked_add(saved_bytes(config, batch, segment, arithmetic),
+                  checked_add(flight, rows_bytes(rows, 2 * kFloat * config.vocab_size, "logits"),
+                              "activations"),
+                  "activations");
+  return checked_add(bytes, bytes / 16 + kKernels, "activations");
+}
+
+int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                          const Arithmetic& arithmetic) {
+  const Widths w(config, arithmetic);
+  return rows_bytes(checked_mul(batch, segment, "activations"), w.act * (w.d + 2 * w.e),
+                    "activations");
+}
+
+MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
+                         const Arithmetic& arithmetic) {
   const int64_t computed = std::min(context, segment);
   const int64_t rows = checked_mul(batch, computed, "activations");
   const int64_t borders = (context + computed - 1) / computed;
@@ -101,10 +129,11 @@ MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t conte
   plan.items.push_back({"optimiser moments", 2 * parameters});
   plan.items.push_back({"states at segment borders",
                         checked_mul(borders + 3, SequenceState::bytes(config, batch), "states")});
-  plan.items.push_back({"activations kept", saved_bytes(config, batch, computed)});
-  plan.items.push_back({"activations in flight",
-                        std::max(forward_scratch(config, rows), backward_scratch(config, rows))});
-  plan.items.push_back({"logits", rows_bytes(rows, 2 * config.vocab_size, "logits")});
+  plan.items.push_back({"activations kept", saved_bytes(config, batch, computed, arithmetic)});
+  plan.items.push_back(
+      {"activations in flight", std::max(forward_scratch(config, rows, arithmetic),
+                                         backward_scratch(config, rows, arithmetic))});
+  plan.items.push_back({"logits", rows_bytes(rows, 2 * kFloat * config.vocab_size, "logits")});
   plan.items.push_back({"tokens, targets, weights", checked_mul(batch * context, 9, "tokens")});
   return plan;
 }

@@ -9,12 +9,22 @@
 #include <vector>
 
 #include "libmamba/config.h"
+#include "libmamba/core/device.h"
+#include "libmamba/core/dtype.h"
 
 namespace gmamba {
 
-/// Tokens computed at once when --segment is not given: small enough for the caches of a CPU, large
-/// enough for its GEMMs.
-constexpr int64_t kDefaultSegment = 2048;
+/// Where a job computes and in which type of activations.
+struct Arithmetic {
+  Device device;
+  DType activations = DType::kF32;
+};
+
+/// Tokens computed at once when --segment is not given: on a CPU few enough for its caches and
+/// enough for its GEMMs, on a GPU enough to fill it from one sequence.
+inline int64_t default_segment(Device device) {
+  return device.is_cpu() ? int64_t{2048} : int64_t{131072};
+}
 
 struct MemoryPlan {
   struct Item {
@@ -31,10 +41,19 @@ struct MemoryPlan {
 };
 
 /// Forward over (batch, segment) tokens.
-MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segment);
+MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segment,
+                        const Arithmetic& arithmetic = {});
+
+/// Scratch of a training step's segment of (batch, segment) tokens: what is kept for the backward
+/// pass, what is in flight, logits, and a little for what the kernels take themselves.
+int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segment,
+                         const Arithmetic& arithmetic);
+/// What one layer takes beyond that to keep what the backward pass would compute again.
+int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                          const Arithmetic& arithmetic);
 
 /// A training step of (batch, context) tokens computed `segment` tokens at a time.
-MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context,
-                         int64_t segment);
+MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
+                         const Arithmetic& arithmetic = {});
 
 }  // namespace gmamba

@@ -9,13 +9,18 @@
 ///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
 ///   branch = y W_out^T                               dbranch -> dy, dW_out
 /// Kept for the backward pass: residual, rstd, xz, x_dbl and the scan's states; u, x', delta and y
-/// are cheap to compute again and are.
+/// are cheap to compute again, and are where memory is short (y always).
+/// Activations are of the context's type. Parameters stay fp32; where activations are bf16, a call
+/// begins by rounding the matrices to a bf16 copy (their bytes are those of a few hundred tokens).
+/// The residual stream and its gradient are fp32, with a bf16 copy of the gradient for the
+/// products.
 #include "libmamba/model.h"
 
 #include <optional>
 #include <utility>
 
 #include "kernels/conv1d.h"
+#include "kernels/convert.h"
 #include "kernels/decay_rates.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
@@ -54,6 +59,48 @@ BlockParameters<View> block_parameters(Buffer& buffer, const ModelConfig& config
     p.conv_bias = get("mixer.conv1d.bias");
   }
   return p;
+}
+
+/// The matrices in the type of the activations: the parameters themselves, or rounded copies that
+/// live until the enclosing scope ends.
+class Matrices {
+ public:
+  Matrices(Context& ctx, const ParameterBuffer& values) : values_(values) {
+    if (ctx.activations() == DType::kF32) return;
+    const int64_t count = values.layout().decay_end();  // every matrix decays
+    rounded_ = ctx.arena().tensor(ctx.activations(), {count});
+    convert(ctx, values.flat().slice(0, 0, count), rounded_);
+  }
+
+  /// The projections of a block, replaced in `p`.
+  void replace(BlockParameters<ConstTensorView>& p, int64_t layer) const {
+    if (rounded_.empty()) return;
+    const std::string prefix = concat("backbone.layers.", layer, ".mixer.");
+    p.in_proj = view(prefix + "in_proj.weight");
+    p.x_proj = view(prefix + "x_proj.weight");
+    p.dt_proj = view(prefix + "dt_proj.weight");
+    p.out_proj = view(prefix + "out_proj.weight");
+  }
+
+ private:
+  ConstTensorView view(const std::string& name) const {
+    const ParameterLayout& layout = values_.layout();
+    const ParameterInfo& info = layout.all()[static_cast<size_t>(layout.find(name))];
+    return ConstTensorView(rounded_)
+        .slice(0, info.offset, info.offset + info.size)
+        .reshape(info.shape);
+  }
+
+  const ParameterBuffer& values_;
+  TensorView rounded_;
+};
+
+/// One matrix in the type of `like`: itself or a rounded copy.
+ConstTensorView matrix_like(Context& ctx, ConstTensorView matrix, ConstTensorView like) {
+  if (matrix.dtype == like.dtype) return matrix;
+  const TensorView rounded = ctx.arena().tensor(like.dtype, matrix.shape());
+  convert(ctx, matrix, rounded);
+  return rounded;
 }
 
 /// Sizes of a segment and the views that name the parts of a block's projections.
@@ -116,16 +163,38 @@ Model::Model(ModelConfig config, Device device)
 
 void Model::forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                     int layer) const {
-  run(ctx, tokens, state, hidden, layer, nullptr);
+  run(ctx, tokens, state, hidden, layer, nullptr, 0);
 }
 
 void Model::forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state,
-                           TensorView hidden, ForwardSaved& saved) const {
-  run(ctx, tokens, state, hidden, -1, &saved);
+                           TensorView hidden, ForwardSaved& saved, int64_t whole_layers) const {
+  run(ctx, tokens, state, hidden, -1, &saved, whole_layers);
+}
+
+void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
+                       ForwardSaved& saved) const {
+  const Extents e(config_, batch, length);
+  const DType type = ctx.activations();
+  Arena& arena = ctx.arena();
+  saved.blocks.assign(static_cast<size_t>(config_.n_layers), BlockSaved{});
+  for (BlockSaved& block : saved.blocks) {
+    block.residual = arena.f32({e.rows, e.d_model});
+    block.rstd = arena.f32({e.rows});
+    block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
+    block.x_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
+    block.states =
+        arena.f32({e.batch, scan_saved_states(e.length, ctx.device()), e.d_inner, e.d_state});
+    if (whole_layers-- <= 0) continue;
+    block.u = arena.tensor(type, {e.rows, e.d_model});
+    block.conv = arena.tensor(type, {e.rows, e.d_inner});
+    block.delta = arena.tensor(type, {e.rows, e.d_inner});
+  }
+  saved.residual = arena.f32({e.rows, e.d_model});
+  saved.rstd = arena.f32({e.rows});
 }
 
 void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                int layer, ForwardSaved* saved) const {
+                int layer, ForwardSaved* saved, int64_t whole_layers) const {
   require(tokens.rank == 2 && hidden.rank == 3 && hidden.dim(0) == tokens.dim(0) &&
               hidden.dim(1) == tokens.dim(1) && hidden.dim(2) == config_.d_model,
           ErrorKind::kShape, "model: tokens ", to_string(tokens.shape()), " need hidden (B, L, ",
@@ -144,29 +213,28 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
   }
 
   Arena& arena = ctx.arena();
+  const DType type = ctx.activations();
   const Shape stream_shape = {e.rows, e.d_model};
   // what must outlive this call is taken before the scope that frees the rest
-  if (saved != nullptr) {
-    saved->blocks.resize(static_cast<size_t>(config_.n_layers));
-    for (BlockSaved& block : saved->blocks) {
-      block.residual = arena.f32(stream_shape);
-      block.rstd = arena.f32({e.rows});
-      block.xz = arena.f32({e.rows, 2 * e.d_inner});
-      block.x_dbl = arena.f32({e.rows, e.dt_rank + 2 * e.d_state});
-      block.states = arena.f32({e.batch, scan_saved_states(e.length), e.d_inner, e.d_state});
-    }
-    saved->residual = arena.f32(stream_shape);
-    saved->rstd = arena.f32({e.rows});
-  }
+  if (saved != nullptr) take_saved(ctx, e.batch, e.length, whole_layers, *saved);
   const Arena::Scope scope(arena);
-  TensorView residual = arena.f32(stream_shape);
-  const TensorView branch = arena.f32(stream_shape);
-  const TensorView u = arena.f32(stream_shape);
-  const TensorView xz_scratch = arena.f32({e.rows, 2 * e.d_inner});
-  const TensorView x_dbl_scratch = arena.f32({e.rows, e.dt_rank + 2 * e.d_state});
-  const TensorView conv_out = arena.f32({e.rows, e.d_inner});
-  const TensorView delta = arena.f32({e.rows, e.d_inner});
-  const TensorView y = arena.f32({e.rows, e.d_inner});
+  // a pass that keeps writes the stream into what it keeps, one array per block; another updates
+  // one array in place
+  const auto stream = [&](int64_t i) {
+    return i < config_.n_layers ? saved->blocks[static_cast<size_t>(i)].residual : saved->residual;
+  };
+  TensorView residual = saved != nullptr ? stream(0) : arena.f32(stream_shape);
+  const TensorView branch = arena.tensor(type, stream_shape);
+  const TensorView u_scratch = arena.tensor(type, stream_shape);
+  TensorView xz_scratch, x_dbl_scratch;
+  if (saved == nullptr) {
+    xz_scratch = arena.tensor(type, {e.rows, 2 * e.d_inner});
+    x_dbl_scratch = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
+  }
+  const TensorView conv_scratch = arena.tensor(type, {e.rows, e.d_inner});
+  const TensorView delta_scratch = arena.tensor(type, {e.rows, e.d_inner});
+  const TensorView y = arena.tensor(type, {e.rows, e.d_inner});
+  const Matrices matrices(ctx, values_);
   const TensorView A = arena.f32({e.d_inner, e.d_state});
   const TensorView tail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
   const TensorView ssm = arena.f32({e.batch, e.d_inner, e.d_state});
@@ -175,15 +243,22 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
                     residual);
   const int64_t last = layer < 0 ? config_.n_layers : layer + 1;
   for (int64_t i = 0; i < last; ++i) {
-    const auto p = block_parameters<ConstTensorView>(values_, config_, i);
+    auto p = block_parameters<ConstTensorView>(values_, config_, i);
+    matrices.replace(p, i);
     BlockSaved* keep = saved != nullptr ? &saved->blocks[static_cast<size_t>(i)] : nullptr;
+    const bool moves = keep != nullptr && i > 0;
+    const bool whole = keep != nullptr && !keep->u.empty();
+    const TensorView u = whole ? keep->u : u_scratch;
+    const TensorView conv_out = whole ? keep->conv : conv_scratch;
+    const TensorView delta = whole ? keep->delta : delta_scratch;
     rms_norm_forward(ctx, {.residual = residual,
                            .branch = i == 0 ? ConstTensorView{} : ConstTensorView(branch),
                            .weight = p.norm,
                            .epsilon = static_cast<float>(config_.norm_epsilon),
                            .y = u,
-                           .rstd = keep != nullptr ? keep->rstd : TensorView{}});
-    if (keep != nullptr) ctx.copy(residual, keep->residual);
+                           .rstd = keep != nullptr ? keep->rstd : TensorView{},
+                           .residual_out = moves ? keep->residual : TensorView{}});
+    if (moves) residual = keep->residual;
     const TensorView xz = keep != nullptr ? keep->xz : xz_scratch;
     const TensorView x_dbl = keep != nullptr ? keep->x_dbl : x_dbl_scratch;
     linear_forward(ctx, u, p.in_proj, p.in_bias, xz);
@@ -213,9 +288,9 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
                          .weight = values_.view("backbone.norm_f.weight"),
                          .epsilon = static_cast<float>(config_.norm_epsilon),
                          .y = out,
-                         .rstd = saved != nullptr ? saved->rstd : TensorView{}});
-  if (layer >= 0) ctx.copy(residual, out);
-  if (saved != nullptr) ctx.copy(residual, saved->residual);
+                         .rstd = saved != nullptr ? saved->rstd : TensorView{},
+                         .residual_out = saved != nullptr ? saved->residual : TensorView{}});
+  if (layer >= 0) convert(ctx, residual, out);
 }
 
 void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& state_in,
@@ -228,41 +303,55 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
   Arena& arena = ctx.arena();
   const Arena::Scope scope(arena);
   const Shape stream_shape = {e.rows, e.d_model};
+  const DType type = ctx.activations();
+  const Shape inner_shape = {e.rows, e.d_inner};
   const TensorView dresidual = arena.f32(stream_shape);
-  const TensorView u = arena.f32(stream_shape);
-  const TensorView du = arena.f32(stream_shape);
-  const TensorView dxz = arena.f32({e.rows, 2 * e.d_inner});
-  const TensorView dx_dbl = arena.f32({e.rows, e.dt_rank + 2 * e.d_state});
-  const TensorView conv_out = arena.f32({e.rows, e.d_inner});
-  const TensorView delta = arena.f32({e.rows, e.d_inner});
-  const TensorView ddelta = arena.f32({e.rows, e.d_inner});
-  const TensorView y = arena.f32({e.rows, e.d_inner});
-  const TensorView dy = arena.f32({e.rows, e.d_inner});
-  const TensorView dconv = arena.f32({e.rows, e.d_inner});
+  // the same in the type of the activations, for the products
+  const TensorView dbranch_copy =
+      type == DType::kF32 ? TensorView{} : arena.tensor(type, stream_shape);
+  const TensorView dbranch = type == DType::kF32 ? dresidual : dbranch_copy;
+  const TensorView u_scratch = arena.tensor(type, stream_shape);
+  const TensorView du = arena.tensor(type, stream_shape);
+  const TensorView dxz = arena.tensor(type, {e.rows, 2 * e.d_inner});
+  const TensorView dx_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
+  const TensorView conv_scratch = arena.tensor(type, inner_shape);
+  const TensorView delta_scratch = arena.tensor(type, inner_shape);
+  const TensorView ddelta = arena.tensor(type, inner_shape);
+  const TensorView y = arena.tensor(type, inner_shape);
+  const TensorView dy = arena.tensor(type, inner_shape);
+  const TensorView dconv = arena.tensor(type, inner_shape);
+  const Matrices matrices(ctx, values_);
   const TensorView A = arena.f32({e.d_inner, e.d_state});
   const TensorView dA = arena.f32({e.d_inner, e.d_state});
   const TensorView dtail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
   const TensorView dssm = arena.f32({e.batch, e.d_inner, e.d_state});
 
-  ctx.fill_zero(dresidual);
   rms_norm_backward(ctx, {.dy = dhidden.reshape(stream_shape),
                           .residual = saved.residual,
                           .rstd = saved.rstd,
                           .weight = values_.view("backbone.norm_f.weight"),
                           .dresidual = dresidual,
-                          .dweight = gradients.view("backbone.norm_f.weight")});
+                          .dweight = gradients.view("backbone.norm_f.weight"),
+                          .residual_mode = GradMode::kOverwrite,
+                          .dbranch = dbranch_copy});
   for (int64_t i = config_.n_layers - 1; i >= 0; --i) {
-    const auto p = block_parameters<ConstTensorView>(values_, config_, i);
+    auto p = block_parameters<ConstTensorView>(values_, config_, i);
+    matrices.replace(p, i);
     const auto g = block_parameters<TensorView>(gradients, config_, i);
     const BlockSaved& keep = saved.blocks[static_cast<size_t>(i)];
 
     // what the forward pass did not keep; the outgoing tail is not needed again
-    run_conv(ctx, e, p, keep.xz, state_in.conv(i), conv_out, {});
-    linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
+    const bool whole = !keep.u.empty();
+    const TensorView u = whole ? keep.u : u_scratch;
+    const TensorView conv_out = whole ? keep.conv : conv_scratch;
+    const TensorView delta = whole ? keep.delta : delta_scratch;
+    if (!whole) {
+      run_conv(ctx, e, p, keep.xz, state_in.conv(i), conv_out, {});
+      linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
+    }
     decay_rates_forward(ctx, p.A_log, A);
 
-    // dresidual is the gradient of branch too
-    linear_backward_input(ctx, dresidual, p.out_proj, dy);
+    linear_backward_input(ctx, dbranch, p.out_proj, dy);
     ctx.fill_zero(dA);
     selective_scan_backward(ctx, {.dy = e.sequence(dy),
                                   .dstate_out = dstate.ssm(i),
@@ -287,7 +376,7 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                   .ddelta_bias = g.dt_bias,
                                   .mode = GradMode::kAccumulate});
     decay_rates_backward(ctx, dA, A, g.A_log);
-    linear_backward_weight(ctx, dresidual, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
+    linear_backward_weight(ctx, dbranch, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
     linear_backward_weight(ctx, ddelta, e.dt(keep.x_dbl), g.dt_proj, {}, GradMode::kAccumulate);
     linear_backward_input(ctx, ddelta, p.dt_proj, e.dt(dx_dbl));
     linear_backward_weight(ctx, dx_dbl, conv_out, g.x_proj, {}, GradMode::kAccumulate);
@@ -303,10 +392,12 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                           .dweight = g.conv,
                           .dbias = g.conv_bias,
                           .mode = GradMode::kAccumulate});
-    rms_norm_forward(ctx, {.residual = keep.residual,
-                           .weight = p.norm,
-                           .epsilon = static_cast<float>(config_.norm_epsilon),
-                           .y = u});
+    if (!whole) {
+      rms_norm_forward(ctx, {.residual = keep.residual,
+                             .weight = p.norm,
+                             .epsilon = static_cast<float>(config_.norm_epsilon),
+                             .y = u});
+    }
     linear_backward_weight(ctx, dxz, u, g.in_proj, g.in_bias, GradMode::kAccumulate);
     linear_backward_input(ctx, dxz, p.in_proj, du);
     rms_norm_backward(ctx, {.dy = du,
@@ -314,7 +405,8 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                             .rstd = keep.rstd,
                             .weight = p.norm,
                             .dresidual = dresidual,
-                            .dweight = g.norm});
+                            .dweight = g.norm,
+                            .dbranch = i > 0 ? dbranch_copy : TensorView{}});
     ctx.copy(dtail, dstate.conv(i));
     ctx.copy(dssm, dstate.ssm(i));
   }
@@ -336,14 +428,18 @@ void require_task(const ModelConfig& config) {
 }  // namespace
 
 void Model::logits(Context& ctx, ConstTensorView hidden, TensorView logits) const {
-  linear_forward(ctx, hidden, values_.view(lm_head_name(config_)), {}, logits);
+  const Arena::Scope scope(ctx.arena());
+  const ConstTensorView table = values_.view(lm_head_name(config_));
+  linear_forward(ctx, hidden, matrix_like(ctx, table, hidden), {}, logits);
 }
 
 void Model::logits_backward(Context& ctx, ConstTensorView dlogits, ConstTensorView hidden,
                             TensorView dhidden, ParameterBuffer& gradients) const {
+  const Arena::Scope scope(ctx.arena());
+  const ConstTensorView table = values_.view(lm_head_name(config_));
   linear_backward_weight(ctx, dlogits, hidden, gradients.view(lm_head_name(config_)), {},
                          GradMode::kAccumulate);
-  linear_backward_input(ctx, dlogits, values_.view(lm_head_name(config_)), dhidden);
+  linear_backward_input(ctx, dlogits, matrix_like(ctx, table, dlogits), dhidden);
 }
 
 void Model::scores(Context& ctx, ConstTensorView pooled, TensorView scores) const {

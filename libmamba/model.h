@@ -24,9 +24,13 @@ namespace gmamba {
 struct BlockSaved {
   TensorView residual;  // (M, D) fp32 input of the norm
   TensorView rstd;      // (M)
-  TensorView xz;        // (M, 2E) in_proj output
-  TensorView x_dbl;     // (M, R+2N) x_proj output
+  TensorView xz;        // (M, 2E) in_proj output, in the type of the activations
+  TensorView x_dbl;     // (M, R+2N) x_proj output, likewise
   TensorView states;    // scan states
+  // kept where memory allows, else empty and computed again by the backward pass, to the same bits
+  TensorView u;      // (M, D) norm output
+  TensorView conv;   // (M, E) convolution's output
+  TensorView delta;  // (M, E) before bias and softplus
 };
 
 /// What a forward pass over one segment keeps for its backward pass.
@@ -48,27 +52,29 @@ class Model {
   ParameterBuffer& parameters() { return values_; }
   const ParameterBuffer& parameters() const { return values_; }
 
-  /// Reads a segment: tokens (B, L) uint8, hidden (B, L, D) after the final norm; `state` is
+  /// Reads a segment: tokens (B, L) uint8, hidden (B, L, D) after the final norm, in fp32 or in the
+  /// type of the context's activations; `state` is
   /// replaced by the state after it. `layer` k >= 0 gives the residual stream after block k
   /// instead, without a norm (-1: after the final norm). L may be 0.
   void forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                int layer = -1) const;
 
   /// The same, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
-  /// enclosing scope ends).
+  /// enclosing scope ends); the first `whole_layers` layers keep what backward would compute again.
   void forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                      ForwardSaved& saved) const;
+                      ForwardSaved& saved, int64_t whole_layers = 0) const;
 
   /// Adds the gradients of all backbone parameters to `gradients`. `state_in` is the state before
   /// the segment; `dstate` holds the gradient of the state after it and is replaced by the gradient
-  /// of the state before it. dhidden (B, L, D).
+  /// of the state before it. dhidden (B, L, D) in the type of the activations.
   void backward(Context& ctx, ConstTensorView tokens, const SequenceState& state_in,
                 const ForwardSaved& saved, ConstTensorView dhidden, SequenceState& dstate,
                 ParameterBuffer& gradients) const;
 
-  /// LM head: hidden (M, D) -> logits (M, V) fp32.
+  /// LM head: hidden (M, D) in fp32 or in the type of the activations -> logits (M, V) fp32.
   void logits(Context& ctx, ConstTensorView hidden, TensorView logits) const;
-  /// dhidden = dlogits W; adds to the head's (or the tied embedding's) gradient.
+  /// dhidden = dlogits W; adds to the head's (or the tied embedding's) gradient. dlogits, hidden
+  /// and dhidden are of one type.
   void logits_backward(Context& ctx, ConstTensorView dlogits, ConstTensorView hidden,
                        TensorView dhidden, ParameterBuffer& gradients) const;
 
@@ -79,7 +85,9 @@ class Model {
 
  private:
   void run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden, int layer,
-           ForwardSaved* saved) const;
+           ForwardSaved* saved, int64_t whole_layers) const;
+  void take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
+                  ForwardSaved& saved) const;
 
   ModelConfig config_;
   Vocabulary vocabulary_;

@@ -7,6 +7,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "libmamba/core/parallel.h"
+#include "libmamba/memory_plan.h"
 
 namespace gmamba {
 
@@ -30,15 +31,37 @@ std::vector<int64_t> valid_in_segment(const std::vector<int64_t>& lengths, int64
 
 namespace {
 
-/// Columns [begin, end) of tokens (B, L) as a contiguous (B, S) view; copied only when B > 1.
-TensorView segment_tokens(Context& ctx, ConstTensorView tokens, int64_t begin, int64_t end) {
+/// Columns [begin, end) of tokens (B, L) as a contiguous (B, S) view; copied only when rows must
+/// move together.
+ConstTensorView segment_tokens(Context& ctx, ConstTensorView tokens, int64_t begin, int64_t end) {
   const int64_t batch = tokens.dim(0);
+  const bool whole = begin == 0 && end == tokens.dim(1);
+  if (tokens.contiguous() && (whole || batch == 1)) {
+    return whole ? tokens
+                 : tokens.reshape({tokens.dim(1)}).slice(0, begin, end).reshape({1, end - begin});
+  }
   const TensorView out = ctx.arena().tensor(tokens.dtype, {batch, end - begin});
   for (int64_t b = 0; b < batch; ++b) {
     ctx.copy(tokens.slice(0, b, b + 1).slice(1, begin, end).reshape({end - begin}),
              out.slice(0, b, b + 1).reshape({end - begin}));
   }
   return out;
+}
+
+/// Makes one block of a GPU's memory for the scratch of a segment, so that tens of gigabytes aren't
+/// gathered from blocks with gaps between them. Returns how many layers can keep everything in what
+/// is left; results don't depend on it.
+int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment) {
+  constexpr int64_t kLeftFree = int64_t{2} << 30;  // for states at borders and the next batch
+  const Arithmetic arithmetic{ctx.device(), ctx.activations()};
+  const int64_t least = training_scratch(config, batch, segment, arithmetic);
+  const int64_t layer = whole_layer_bytes(config, batch, segment, arithmetic);
+  const int64_t room = std::max(ctx.arena().largest_block(),
+                                ctx.backend().free_bytes(ctx.device().index) - kLeftFree);
+  const int64_t whole =
+      std::clamp<int64_t>((room - least) / std::max<int64_t>(1, layer), 0, config.n_layers);
+  ctx.arena().reserve(least + whole * layer);
+  return whole;
 }
 
 }  // namespace
@@ -54,20 +77,28 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const int64_t d_model = model.config().d_model;
   const int64_t count = pieces(length, segment);
   const auto border = [&](int64_t i) { return std::min(length, i * segment); };
-  SequenceState state =
-      start != nullptr ? start->clone() : SequenceState(model.config(), batch, ctx.device());
+  const Arena::Scope outer(ctx.arena());
+  const int64_t whole_layers =
+      ctx.device().is_cpu() || !backbone
+          ? 0
+          : reserve_scratch(ctx, model.config(), batch, std::min(length, segment));
+  const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
+  SequenceState state = new_state();
+  if (start != nullptr) state.assign(ctx, *start);
 
   // one segment is read once, keeping everything; several are read twice
   const bool once = count <= 1 && backbone;
   std::vector<SequenceState> borders;
   if (!once) {
     for (int64_t i = 0; i < count; ++i) {
-      borders.push_back(state.clone());
+      borders.push_back(new_state());
+      borders.back().assign(ctx, state);
       const bool needed = loss.needs_whole_sequence() || i + 1 < count;
       if (!needed) break;
       const Arena::Scope scope(ctx.arena());
-      const TensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
-      const TensorView hidden = ctx.arena().f32({batch, piece.dim(1), d_model});
+      const ConstTensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
+      const TensorView hidden =
+          ctx.arena().tensor(ctx.activations(), {batch, piece.dim(1), d_model});
       model.forward(ctx, piece, state, hidden);
       if (loss.needs_whole_sequence()) loss.observe(ctx, border(i), hidden);
     }
@@ -75,23 +106,23 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
     if (!backbone && loss.needs_whole_sequence()) return;  // the head's gradient is complete
   }
 
-  SequenceState dstate(model.config(), batch, ctx.device());
+  SequenceState dstate = new_state();
+  SequenceState after = new_state();
   for (int64_t i = count - 1; i >= 0; --i) {
     const Arena::Scope scope(ctx.arena());
-    const TensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
+    const ConstTensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
     const Shape shape = {batch, piece.dim(1), d_model};
-    const TensorView hidden = ctx.arena().f32(shape);
-    const TensorView dhidden = ctx.arena().f32(shape);
-    const SequenceState before = once ? state.clone() : std::move(borders.back());
-    if (!once) borders.pop_back();
-    SequenceState after = before.clone();
+    const TensorView hidden = ctx.arena().tensor(ctx.activations(), shape);
+    const TensorView dhidden = ctx.arena().tensor(ctx.activations(), shape);
+    const SequenceState& before = once ? state : borders[static_cast<size_t>(i)];
+    after.assign(ctx, before);
     if (!backbone) {
       model.forward(ctx, piece, after, hidden);
       loss.gradient(ctx, border(i), hidden, dhidden);
       continue;
     }
     ForwardSaved saved;
-    model.forward_saving(ctx, piece, after, hidden, saved);
+    model.forward_saving(ctx, piece, after, hidden, saved, whole_layers);
     if (once && loss.needs_whole_sequence()) {
       loss.observe(ctx, 0, hidden);
       loss.finish_observing(ctx);
@@ -109,7 +140,7 @@ LanguageModelLoss::LanguageModelLoss(Context& ctx, const Model& model, ConstTens
       weights_(weights),
       scale_(scale),
       gradients_(gradients),
-      totals_(ctx.make(DType::kF64, {4})) {}
+      totals_(ctx.arena().zeros(DType::kF64, {4}, ctx.stream())) {}
 
 void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView hidden,
                                  TensorView dhidden) {
@@ -117,9 +148,9 @@ void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView h
   const int64_t end = offset + hidden.dim(1);
   const int64_t rows = hidden.dim(0) * hidden.dim(1);
   const int64_t vocab = model_.config().vocab_size;
-  const TensorView targets = segment_tokens(ctx, targets_, offset, end);
+  const ConstTensorView targets = segment_tokens(ctx, targets_, offset, end);
   const TensorView logits = ctx.arena().f32({rows, vocab});
-  const TensorView dlogits = ctx.arena().f32({rows, vocab});
+  const TensorView dlogits = ctx.arena().tensor(hidden.dtype, {rows, vocab});
   const ConstTensorView flat = hidden.reshape({rows, hidden.dim(2)});
   model_.logits(ctx, flat, logits);
   ConstTensorView weights;

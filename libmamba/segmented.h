@@ -45,7 +45,8 @@ struct LossTotals {
   LossTotals& operator+=(const LossTotals& other);
 };
 
-/// Next-token cross-entropy. Views stay borrowed until the sweep is over.
+/// Next-token cross-entropy. Views stay borrowed until the sweep is over; the totals live in the
+/// context's arena until the scope that encloses the construction ends.
 class LanguageModelLoss final : public SegmentLoss {
  public:
   /// targets (B, L) int32, weights (B, L) fp32 or empty; gradients are scaled by `scale`.
@@ -63,7 +64,7 @@ class LanguageModelLoss final : public SegmentLoss {
   ConstTensorView weights_;
   float scale_;
   ParameterBuffer& gradients_;
-  Tensor totals_;  // (4) fp64
+  TensorView totals_;  // (4) fp64
 };
 
 /// Classification (cross-entropy over labels) or regression (squared error) of whole sequences,

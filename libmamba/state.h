@@ -16,24 +16,30 @@ class SequenceState {
   SequenceState() = default;
   /// Zeros: nothing read yet.
   SequenceState(const ModelConfig& config, int64_t batch, Device device);
+  /// Zeros in the context's arena, valid until the enclosing scope ends: no allocation in a loop.
+  static SequenceState scratch(Context& ctx, const ModelConfig& config, int64_t batch);
 
   bool empty() const { return ssm_.empty(); }
-  int64_t batch() const { return ssm_.empty() ? 0 : ssm_.shape()[1]; }
-  int64_t n_layers() const { return ssm_.empty() ? 0 : ssm_.shape()[0]; }
+  int64_t batch() const { return ssm_.empty() ? 0 : ssm_.dim(1); }
+  int64_t n_layers() const { return ssm_.empty() ? 0 : ssm_.dim(0); }
   TensorView conv(int64_t layer);  // (B, K-1, E)
   TensorView ssm(int64_t layer);   // (B, E, N) fp32
   ConstTensorView conv(int64_t layer) const;
   ConstTensorView ssm(int64_t layer) const;
-  int64_t bytes() const { return conv_.bytes() + ssm_.bytes(); }
+  int64_t bytes() const;
   static int64_t bytes(const ModelConfig& config, int64_t batch);
 
   SequenceState clone() const;
+  /// Takes the values of a state of the same shape, ordered on the context's stream.
+  void assign(Context& ctx, const SequenceState& other);
   /// Back to nothing read.
   void reset();
 
  private:
-  Tensor conv_;  // (layers, B, K-1, E)
-  Tensor ssm_;   // (layers, B, E, N)
+  Tensor conv_owned_;  // the memory, unless it is an arena's
+  Tensor ssm_owned_;
+  TensorView conv_;  // (layers, B, K-1, E)
+  TensorView ssm_;   // (layers, B, E, N)
 };
 
 }  // namespace gmamba

@@ -42,7 +42,7 @@ std::vector<DecayRange> Trainer::decay_ranges() const {
 }
 
 void Trainer::begin_step() {
-  gradients_.fill_zero();
+  ctx_.fill_zero(gradients_.flat());
   loss_ = {};
 }
 

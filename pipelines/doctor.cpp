@@ -25,9 +25,12 @@ namespace {
 using Values = std::vector<float>;
 using Outcome = DoctorCheck::Outcome;
 
-/// Bounds of fp32 arithmetic: some hundred roundings of 6e-8, and of a gradient some thousand.
-constexpr double kForwardLimit = 2e-5;
-constexpr double kGradientLimit = 2e-4;
+/// Bounds of the arithmetic, relative: some hundred roundings of 6e-8 in fp32 or 4e-3 in bf16 that
+/// mostly cancel, and of a gradient some thousand.
+double forward_limit(const Context& ctx) { return ctx.activations() == DType::kBF16 ? 2e-2 : 2e-5; }
+double gradient_limit(const Context& ctx) {
+  return ctx.activations() == DType::kBF16 ? 5e-2 : 2e-4;
+}
 
 ModelConfig check_config() {
   ModelConfig config;
@@ -161,7 +164,7 @@ DoctorCheck check_oracle(Context& ctx, uint64_t seed) {
   const auto tokens = random_tokens(150, seed + 1);
   const auto expected = PlainModel(config, values).hidden(tokens);
   const auto found = Subject(ctx, config, values).read(tokens, 150);
-  return judged(relative_error(found.hidden, expected), kForwardLimit,
+  return judged(relative_error(found.hidden, expected), forward_limit(ctx),
                 "hidden states against the equations in double precision");
 }
 
@@ -196,7 +199,7 @@ DoctorCheck check_gradients(Context& ctx, uint64_t seed) {
     worst = std::isnan(error) ? error : std::max(worst, error);
     if (std::isnan(worst)) break;
   }
-  return judged(worst, kGradientLimit,
+  return judged(worst, gradient_limit(ctx),
                 "gradient of every parameter against differences in double precision");
 }
 
@@ -216,7 +219,7 @@ DoctorCheck check_chunking(Context& ctx, uint64_t seed) {
     worst = std::max({worst, relative_error(split.hidden, same.hidden),
                       relative_error(split.state, same.state)});
   }
-  return judged(worst, kForwardLimit, "segments of 1, 3, 64, 1000, 2048 against one piece");
+  return judged(worst, forward_limit(ctx), "segments of 1, 3, 64, 1000, 2048 against one piece");
 }
 
 DoctorCheck check_segmented_gradient(Context& ctx, uint64_t seed) {
@@ -225,7 +228,7 @@ DoctorCheck check_segmented_gradient(Context& ctx, uint64_t seed) {
   const auto tokens = random_tokens(1500, seed + 4);
   const Values whole = subject.gradient(tokens, 1500);
   const Values split = subject.gradient(tokens, 256);
-  return judged(relative_error(split, whole), kGradientLimit,
+  return judged(relative_error(split, whole), gradient_limit(ctx),
                 "gradients through segments of 256 against one piece");
 }
 
@@ -325,7 +328,7 @@ DoctorCheck check_against_cpu(Context& ctx, uint64_t seed) {
   const double forward =
       relative_error(here.read(tokens, 2000).hidden, there.read(tokens, 2000).hidden);
   const double backward = relative_error(here.gradient(tokens, 2000), there.gradient(tokens, 2000));
-  return judged(std::max(forward, backward), kGradientLimit,
+  return judged(std::max(forward, backward), gradient_limit(ctx),
                 "hidden states and gradients on the GPU against the CPU");
 }
 
@@ -380,7 +383,16 @@ std::vector<DoctorCheck> run_checks(Context& ctx, uint64_t seed) {
 void doctor(const DoctorOptions& options, Job& job) {
   const auto ctx = open_context(options.common, job);
   const std::string device = ctx->backend().device_name(ctx->device().index);
-  const auto checks = run_checks(*ctx, static_cast<uint64_t>(options.common.seed));
+  const auto seed = static_cast<uint64_t>(options.common.seed);
+  auto checks = run_checks(*ctx, seed);
+  if (options.common.precision == Precision::kAuto && ctx->activations() != DType::kF32) {
+    Context exact(ctx->device(), {.threads = ctx->threads(), .log = job.log});
+    for (DoctorCheck& check : checks) check.name += ", bf16";
+    for (DoctorCheck& check : run_checks(exact, seed)) {
+      check.name += ", fp32";
+      checks.push_back(std::move(check));
+    }
+  }
   const std::string verdict = verdict_of(checks, device);
   Json rows = Json::array();
   std::vector<std::string> lines;
@@ -388,9 +400,9 @@ void doctor(const DoctorOptions& options, Job& job) {
   for (const DoctorCheck& check : checks) {
     failed = failed || check.outcome == Outcome::kFailed;
     std::string line = check.name;
-    line.resize(21, ' ');
+    line.resize(27, ' ');
     line += word_of(check.outcome);
-    line.resize(30, ' ');
+    line.resize(36, ' ');
     if (check.outcome == Outcome::kSkipped) {
       line += check.note;
     } else {

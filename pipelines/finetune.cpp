@@ -43,7 +43,8 @@ class Finetuning {
     steps_ = options.training.steps > 0
                  ? options.training.steps
                  : std::max<int64_t>(1, std::llround(draws / static_cast<double>(options.batch)));
-    segment_ = options.common.segment > 0 ? options.common.segment : kDefaultSegment;
+    segment_ = options.common.segment > 0 ? options.common.segment
+                                          : default_segment(arithmetic_of(options.common).device);
   }
 
   bool plan_only() {
@@ -51,8 +52,8 @@ class Finetuning {
     for (const Example& example : valid_) {
       longest = std::max(longest, static_cast<int64_t>(example.ids.size()));
     }
-    const MemoryPlan plan =
-        plan_training(base_.config(), std::max<int64_t>(1, segment_ / longest), longest, segment_);
+    const MemoryPlan plan = plan_training(base_.config(), std::max<int64_t>(1, segment_ / longest),
+                                          longest, segment_, arithmetic_of(options_.common));
     plan.require_within(options_.common.max_memory);
     if (!options_.common.plan) return false;
     job_.report = concat(plan.text(), "steps ", steps_, " of ", options_.batch, " sequences\n");

@@ -13,9 +13,9 @@ namespace {
 constexpr int64_t kSmallestSegment = 64;
 constexpr int64_t kInputBytes = int64_t{8} << 20;  // parts read ahead, decompression
 
-MemoryPlan memory_for(const ModelConfig& config, int64_t segment,
+MemoryPlan memory_for(const ModelConfig& config, const Arithmetic& arithmetic, int64_t segment,
                       const std::vector<MemoryPlan::Item>& extra) {
-  MemoryPlan plan = plan_forward(config, 1, segment);
+  MemoryPlan plan = plan_forward(config, 1, segment, arithmetic);
   const MemoryPlan::Item states{"states of a batch of records", kBatchStateBytes};
   const MemoryPlan::Item input{"input read ahead", kInputBytes};
   plan.items.insert(plan.items.end(), {states, input});
@@ -48,13 +48,14 @@ double seconds_of_segment(Context& ctx, const Model& model, int64_t segment) {
 
 InferencePlan plan_inference(const ModelConfig& config, const CommonOptions& options,
                              const std::vector<MemoryPlan::Item>& extra) {
+  const Arithmetic arithmetic = arithmetic_of(options);
   InferencePlan plan;
-  plan.segment = options.segment > 0 ? options.segment : kDefaultSegment;
-  plan.memory = memory_for(config, plan.segment, extra);
+  plan.segment = options.segment > 0 ? options.segment : default_segment(arithmetic.device);
+  plan.memory = memory_for(config, arithmetic, plan.segment, extra);
   while (options.segment == 0 && options.max_memory > 0 && plan.segment > kSmallestSegment &&
          plan.memory.total_bytes() > options.max_memory) {
     plan.segment /= 2;
-    plan.memory = memory_for(config, plan.segment, extra);
+    plan.memory = memory_for(config, arithmetic, plan.segment, extra);
   }
   plan.memory.require_within(options.max_memory);
   return plan;

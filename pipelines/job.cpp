@@ -15,14 +15,23 @@ void CommonOptions::validate() const {
   require(!quiet || !verbose, ErrorKind::kUsage, "--quiet and --verbose exclude each other");
 }
 
-std::unique_ptr<Context> open_context(const CommonOptions& options, Job& job) {
+Arithmetic arithmetic_of(const CommonOptions& options) {
   const Device device = parse_device(options.device);
   require(options.precision != Precision::kBf16 || !device.is_cpu(), ErrorKind::kUnsupported,
           "--precision bf16: the CPU computes in fp32; leave the option out");
-  auto ctx = std::make_unique<Context>(
-      device, ContextOptions{.threads = static_cast<int>(options.threads), .log = job.log});
   const bool bf16 = options.precision == Precision::kBf16 ||
                     (options.precision == Precision::kAuto && !device.is_cpu());
+  return {device, bf16 ? DType::kBF16 : DType::kF32};
+}
+
+std::unique_ptr<Context> open_context(const CommonOptions& options, Job& job) {
+  const Arithmetic arithmetic = arithmetic_of(options);
+  const Device device = arithmetic.device;
+  const bool bf16 = arithmetic.activations == DType::kBF16;
+  auto ctx =
+      std::make_unique<Context>(device, ContextOptions{.threads = static_cast<int>(options.threads),
+                                                       .log = job.log,
+                                                       .activations = arithmetic.activations});
   job.record.set_device(*ctx, bf16 ? "bf16" : "fp32");
   job.record.set_seed(options.seed);
   log_line(job.log, LogLevel::kInfo,

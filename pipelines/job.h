@@ -9,6 +9,7 @@
 
 #include "libmamba/core/context.h"
 #include "libmamba/core/log.h"
+#include "libmamba/memory_plan.h"
 #include "pipelines/options.h"
 #include "pipelines/progress.h"
 #include "pipelines/run_record.h"
@@ -56,6 +57,10 @@ struct Job {
   /// Text for stdout that is no stream of results: what `info` and `--plan` print.
   std::string report;
 };
+
+/// Where the options compute and in which type of activations. Throws kUnsupported for a device or
+/// precision that is not here.
+Arithmetic arithmetic_of(const CommonOptions& options);
 
 /// The context that the options ask for; says which device it is and how many threads, and enters
 /// both into the record. Throws kUnsupported for a device or precision that is not here.

@@ -48,7 +48,9 @@ struct StepShape {
 
 StepShape step_shape(const PretrainOptions& options) {
   StepShape shape;
-  const int64_t computed = options.common.segment > 0 ? options.common.segment : kDefaultSegment;
+  const int64_t computed = options.common.segment > 0
+                               ? options.common.segment
+                               : default_segment(arithmetic_of(options.common).device);
   shape.segment = std::min(options.context, computed);
   const int64_t rows = std::max<int64_t>(1, options.training.batch_tokens / options.context);
   const int64_t most = std::max<int64_t>(1, computed / options.context);
@@ -131,7 +133,8 @@ class Pretraining {
   }
 
   bool plan_only() {
-    const MemoryPlan plan = plan_training(config_, shape_.rows, options_.context, shape_.segment);
+    const MemoryPlan plan = plan_training(config_, shape_.rows, options_.context, shape_.segment,
+                                          arithmetic_of(options_.common));
     plan.require_within(options_.common.max_memory);
     if (!options_.common.plan) return false;
     job_.report = concat(plan.text(), "steps ", steps_, ", each ", shape_.micro_batches,

@@ -35,6 +35,7 @@ class CpuBackend final : public Backend {
     return data;
   }
 
+  int64_t free_bytes(int) const override { return 0; }
   void release(int, void* data) noexcept override { std::free(data); }
 
   void fill_zero(int, Stream, void* data, int64_t bytes) override {

@@ -107,6 +107,14 @@ class CudaBackend final : public Backend {
     return data;
   }
 
+  int64_t free_bytes(int index) const override {
+    use(index);
+    size_t free_now = 0;
+    size_t total = 0;
+    check(cudaMemGetInfo(&free_now, &total), "reading the GPU's free memory");
+    return static_cast<int64_t>(free_now);
+  }
+
   void release(int index, void* data) noexcept override {
     if (cudaSetDevice(inventory().ordinals[static_cast<size_t>(index)]) == cudaSuccess) {
       cudaFree(data);

@@ -14,6 +14,7 @@ class NoCudaBackend final : public Backend {
   std::string why_none() const override { return kReason; }
   std::string device_name(int) const override { refuse(); }
   void* allocate(int, int64_t) override { refuse(); }
+  int64_t free_bytes(int) const override { return 0; }
   void release(int, void*) noexcept override {}
   void fill_zero(int, Stream, void*, int64_t) override { refuse(); }
   void copy_in(int, Stream, void*, const void*, int64_t) override { refuse(); }

@@ -35,12 +35,16 @@ void Arena::add_block(int64_t bytes) {
   ++allocations_;
 }
 
-void Arena::reserve(int64_t bytes) {
+int64_t Arena::largest_block() const {
   int64_t largest = 0;
   for (const Block& block : blocks_) {
     largest = std::max(largest, block.bytes);
   }
-  if (largest < bytes) {
+  return largest;
+}
+
+void Arena::reserve(int64_t bytes) {
+  if (largest_block() < bytes) {
     add_block(bytes);
   }
 }

@@ -33,6 +33,7 @@ class Arena {
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
   int64_t held_bytes() const { return held_; }
+  int64_t largest_block() const;
   int64_t allocations() const { return allocations_; }
 
   /// Returns everything taken since its construction.

@@ -51,6 +51,10 @@ class Backend {
   virtual Stream create_stream(int index) = 0;
   virtual void destroy_stream(int index, Stream stream) noexcept = 0;
   virtual void synchronize(int index, Stream stream) = 0;
+  /// Makes the calling thread's next launches go to this device.
+  virtual void make_current(int index) = 0;
+  /// Bytes that could be allocated now; 0 where that isn't known.
+  virtual int64_t free_bytes(int index) const = 0;
 };
 
 /// The backend of a device kind; lives as long as the program.

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Host side of the scan's kernels: views to rows, the choice of a compiled size, how time is cut
+/// into chunks, and the launches that several of the operations share.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/cuda_common.cuh"
+#include "kernels/selective_scan.h"
+#include "kernels/selective_scan_summary.cuh"
+
+namespace gmamba::cuda::scan {
+
+/// A view of rank 3, or nothing. The strides of axes of one element don't matter.
+template <class T, class AnyView>
+Rows<T> rows_of(const AnyView& view) {
+  const auto typed = view.template as<T, 3>();
+  require(typed.stride[1] <= std::numeric_limits<int32_t>::max(), ErrorKind::kUnsupported,
+          "selective_scan: rows ", typed.stride[1], " elements apart; at most 2147483647 on a GPU");
+  return {typed.data, typed.stride[0], typed.stride[1]};
+}
+template <class T, class AnyView>
+T* vector_of(const AnyView& view) {
+  return view.template as<T, 1>().data;
+}
+
+/// True when rows of activations and states can be read in whole vectors of four.
+template <class T>
+bool fits_vectors(const Rows<T>& rows) {
+  constexpr int64_t kElements = 4;
+  return reinterpret_cast<uintptr_t>(rows.data) % (kElements * sizeof(T)) == 0 &&
+         rows.outer % kElements == 0 && rows.inner % kElements == 0;
+}
+inline bool fits_vectors(const float* data, int64_t stride = 4) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && stride % 4 == 0;
+}
+inline bool fits_vectors(int64_t d_inner, int64_t d_state) {
+  return d_inner % 4 == 0 && (d_state == 8 || d_state == 16 || d_state == 32 || d_state == 64);
+}
+
+/// True when every row starts on a multiple of `bytes` and holds whole pieces of as many.
+template <class T>
+bool in_pieces(const Rows<T>& rows, int64_t width, int64_t bytes) {
+  const int64_t elements = bytes / static_cast<int64_t>(sizeof(T));
+  return reinterpret_cast<uintptr_t>(rows.data) % static_cast<uintptr_t>(bytes) == 0 &&
+         rows.outer % elements == 0 && rows.inner % elements == 0 && width % elements == 0;
+}
+
+/// Calls body<kStates, kSplit>() for d_state, padded to 8, 16, 32 or 64.
+template <class Body>
+void over_states(int64_t d_state, Body&& body) {
+  if (d_state <= 8) {
+    body.template operator()<8, 1>();
+  } else if (d_state <= 16) {
+    body.template operator()<16, 1>();
+  } else if (d_state <= 32) {
+    body.template operator()<16, 2>();
+  } else {
+    body.template operator()<16, 4>();
+  }
+}
+
+/// Chunks of time that are walked side by side, a multiple of 64 positions each.
+struct Chunks {
+  int64_t count = 1;
+  int64_t length = 0;
+};
+
+/// One chunk when `units` of work (warps or blocks of one chunk) fill the machine, which holds
+/// `capacity` of them; else as many as fill it once. Splitting costs a summary of every chunk,
+/// which is cheaper the longer the chunk, so no more than that.
+inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
+  constexpr int64_t kAlign = 64;
+  constexpr int64_t kShortest = 256;
+  if (length <= kShortest || units * 2 >= capacity) return {1, length};
+  const int64_t wanted = std::max<int64_t>(1, capacity / units);
+  const int64_t chunk = std::max(kShortest, ceil_div(ceil_div(length, wanted), kAlign) * kAlign);
+  return {ceil_div(length, chunk), chunk};
+}
+
+/// Uninitialised fp32 values in the arena.
+inline float* scratch(Context& ctx, int64_t count) {
+  return ctx.arena().f32({count}).as<float, 1>().data;
+}
+
+inline unsigned grid_of(int64_t blocks) {
+  require(blocks <= std::numeric_limits<int32_t>::max(), ErrorKind::kUnsupported,
+          "selective_scan: ", blocks, " blocks; at most 2147483647 on a GPU");
+  return static_cast<unsigned>(blocks);
+}
+
+/// Channels of a warp of the kernels with 2 channels x 16 states per thread.
+inline int64_t warp_channels(int64_t d_state) {
+  return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
+}
+
+/// Blocks of the summary and of the outputs on an SM: 8 warps with up to 255 registers, whose
+/// independent chains keep the exponential unit busy; fewer would not, more would spill.
+constexpr int kSplitBlocks = 2;
+constexpr int64_t kSplitWarps = kSplitBlocks * kSummaryWarps;
+
+/// Shared memory to ask for so that at most `blocks` blocks of a kernel that needs `bytes` share an
+/// SM. The hardware puts new blocks where others already are as long as they fit, and would leave
+/// SMs idle when a grid is meant to fill the machine exactly once.
+inline int spread(int bytes, int blocks) {
+  constexpr int kPerSm = 227 * 1024;
+  return std::max(bytes, (kPerSm / (blocks + 1) + 1024) / 1024 * 1024);
+}
+
+/// A kernel whose dynamic shared memory may be more than 48 KB.
+template <class Kernel>
+Kernel with_shared_memory(Kernel kernel, int bytes) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+        "asking for the shared memory of a scan kernel");
+  return kernel;
+}
+
+template <bool kGradient, class T>
+void launch_summary(Context& ctx, SummaryArgs<T> p) {
+  p.vectors.rows = in_pieces(p.x, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
+                   in_pieces(p.z, p.d_inner, 16);
+  p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
+  p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
+  over_states(p.d_state, [&]<int kStates, int kSplit>() {
+    const int bytes =
+        spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kSplitBlocks);
+    const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
+    const auto kernel = with_shared_memory(scan_summary_kernel < T, kStates, kSplit, kGradient,
+                                           kGradient ? 4 : 8, kSplitBlocks>, bytes);
+    kernel<<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, bytes, stream_of(ctx)>>>(
+        p);
+  });
+  check_launch(ctx, kGradient ? "scan_summary (gradient)" : "scan_summary", p.batch, " x ",
+               p.length, " x ", p.d_inner, ", state ", p.d_state, ", ", p.chunks, " chunks");
+}
+
+inline void launch_combine(Context& ctx, const CombineArgs& p, bool reversed) {
+  const unsigned blocks = grid_of(combine_blocks(p));
+  const dim3 threads(kCombineLanes, kCombineSegments);
+  if (reversed) {
+    scan_combine_kernel<true><<<blocks, threads, 0, stream_of(ctx)>>>(p);
+  } else {
+    scan_combine_kernel<false><<<blocks, threads, 0, stream_of(ctx)>>>(p);
+  }
+  check_launch(ctx, "scan_combine", p.batch, " x ", p.chunks, " chunks x ", p.d_inner, ", state ",
+               p.d_state);
+}
+
+}  // namespace gmamba::cuda::scan

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+/// Tiles of time in shared memory of one warp, filled asynchronously a tile ahead of their use, so
+/// that the walking loops have no global loads, no addresses and no tests in them.
+#pragma once
+
+#include "kernels/scan_common.cuh"
+
+namespace gmamba::cuda::scan {
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+template <int kBytes>
+__device__ inline void copy_async(void* to, const void* from) {
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
+                 "n"(kBytes)
+                 : "memory");
+  }
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/// Waits until at most kPending of the groups committed last are still under way.
+template <int kPending>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+/// Starts copying `rows` of kRows rows of kWidth elements, of which the first `valid` exist, in
+/// pieces of kBytes when `vector` (then `valid` is a multiple of a piece), else at once by element.
+template <int kRows, int kWidth, int kBytes, class T>
+__device__ inline void fetch_rows(T* to, const T* from, int stride, int rows, int valid,
+                                  bool vector, int lane) {
+  constexpr int kPiece = kBytes / static_cast<int>(sizeof(T));
+  constexpr int kPieces = kWidth / kPiece;  // of a row
+  if (vector) {
+#pragma unroll
+    for (int i = 0; i < (kRows * kPieces + 31) / 32; ++i) {
+      const int piece = lane + i * 32;
+      const int row = piece / kPieces;
+      const int column = piece % kPieces * kPiece;
+      if (row < rows && column < valid) {
+        copy_async<kBytes>(to + row * kWidth + column,
+                           from + static_cast<int64_t>(row) * stride + column);
+      }
+    }
+  } else {
+    for (int i = lane; i < rows * kWidth; i += 32) {
+      const int row = i / kWidth;
+      const int column = i % kWidth;
+      if (column < valid) to[i] = from[static_cast<int64_t>(row) * stride + column];
+    }
+  }
+}
+
+/// Stores what lies in a tile as fetch_rows would have read it.
+template <int kRows, int kWidth, class T>
+__device__ inline void store_rows(T* to, const T* from, int stride, int rows, int valid,
+                                  bool vector, int lane) {
+  constexpr int kPiece = 16 / static_cast<int>(sizeof(T));
+  constexpr int kPieces = kWidth / kPiece;
+  if (vector) {
+#pragma unroll
+    for (int i = 0; i < (kRows * kPieces + 31) / 32; ++i) {
+      const int piece = lane + i * 32;
+      const int row = piece / kPieces;
+      const int column = piece % kPieces * kPiece;
+      if (row < rows && column < valid) {
+        *reinterpret_cast<uint4*>(to + static_cast<int64_t>(row) * stride + column) =
+            *reinterpret_cast<const uint4*>(from + row * kWidth + column);
+      }
+    }
+  } else {
+    for (int i = lane; i < rows * kWidth; i += 32) {
+      const int row = i / kWidth;
+      const int column = i % kWidth;
+      if (column < valid) to[static_cast<int64_t>(row) * stride + column] = from[i];
+    }
+  }
+}
+
+/// Widens kCount elements of shared memory by a warp.
+template <int kCount, class T>
+__device__ inline void widen_tile(float* to, const T* from, int lane) {
+#pragma unroll
+  for (int i = 0; i < (kCount / 4 + 31) / 32; ++i) {
+    const int quad = lane + i * 32;
+    if (kCount / 4 % 32 != 0 && quad >= kCount / 4) break;
+    float v[4];
+    reinterpret_cast<const Packed<T, 4>*>(from)[quad].widen(v);
+    store_shared(to + quad * 4, v);
+  }
+}
+
+/// Extents of the kernels that keep 2 channels x kStates states per thread, kSplit groups of lanes
+/// to a channel.
+template <class T, int kStates, int kSplit>
+struct WalkShape {
+  static constexpr int kColumns = kStates * kSplit;
+  static constexpr int kGroups = 32 / kSplit;
+  static constexpr int kWidth = 2 * kGroups;  // channels of a warp
+  static constexpr int kRows = (kSplit == 1 ? 16 : 8) * 2 / static_cast<int>(sizeof(T));
+  static constexpr int kRowsBytes = kRows * kWidth * static_cast<int>(sizeof(T));     // u, ...
+  static constexpr int kTokenBytes = kRows * kColumns * static_cast<int>(sizeof(T));  // B or C
+};
+
+/// Which accesses of a call may be whole vectors.
+struct Vectors {
+  bool rows = false;    // u, delta, z, y, dy: 16 bytes
+  bool tokens = false;  // B, C: 8 bytes
+  bool states = false;  // A and states: 16 bytes
+};
+
+/// Count states from `from`, zeros from `valid` on; 16 bytes at a time when `vector`.
+template <int kCount>
+__device__ inline void load_states(const float* from, int valid, bool vector, float (&to)[kCount]) {
+  if (vector && valid == kCount) {
+    load_state<kCount, true>(from, valid, to);
+  } else {
+    load_state<kCount, false>(from, valid, to);
+  }
+}
+template <int kCount>
+__device__ inline void store_states(float* to, int valid, bool vector,
+                                    const float (&from)[kCount]) {
+  if (vector && valid == kCount) {
+    store_state<kCount, true>(to, valid, from);
+  } else {
+    store_state<kCount, false>(to, valid, from);
+  }
+}
+
+/// Zeros in kBytes of shared memory, by a warp.
+template <int kBytes>
+__device__ inline void clear(void* to, int lane) {
+  for (int i = lane; i < kBytes / 16; i += 32) reinterpret_cast<uint4*>(to)[i] = uint4{};
+}
+
+}  // namespace gmamba::cuda::scan

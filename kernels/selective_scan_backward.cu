@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+/// CUDA body of the selective scan, backward: where batch rows and channels don't fill the machine,
+/// gradients of the state at the ends of chunks come from summaries and their combination; then all
+/// gradients of all chunks, and the sums of partials in fixed order.
+#include "kernels/cuda_sequence.h"
+#include "kernels/scan_launch.cuh"
+#include "kernels/selective_scan_backward.cuh"
+
+namespace gmamba::cuda {
+namespace {
+
+using namespace scan;
+
+template <class T>
+BackwardArgs<T> backward_args(const SelectiveScanBackward& args) {
+  BackwardArgs<T> p;
+  p.dy = rows_of<const T>(args.dy);
+  p.u = rows_of<const T>(args.u);
+  p.delta = rows_of<const T>(args.delta);
+  p.z = rows_of<const T>(args.z);
+  p.B = rows_of<const T>(args.B);
+  p.C = rows_of<const T>(args.C);
+  const auto A = args.A.as<const float, 2>();
+  p.A = A.data;
+  p.A_stride = A.stride[0];
+  p.D = vector_of<const float>(args.D);
+  p.bias = vector_of<const float>(args.delta_bias);
+  const auto saved = args.saved_states.as<const float, 4>();
+  p.saved = {saved.data, saved.stride[1], saved.stride[2]};
+  p.saved_per_row = saved.extent[1];
+  require(saved.empty() || saved.extent[0] <= 1 || saved.extent[1] == 0 ||
+              saved.stride[0] == saved.extent[1] * saved.stride[1],
+          ErrorKind::kUnsupported, "selective_scan_backward: saved_states must be one block");
+  p.dstate_end = rows_of<const float>(args.dstate_out);
+  p.du = rows_of<T>(args.du);
+  p.ddelta = rows_of<T>(args.ddelta);
+  p.dz = rows_of<T>(args.dz);
+  p.y = rows_of<T>(args.y);
+  p.dstate_in = rows_of<float>(args.dstate_in);
+  p.batch = args.delta.dim(0);
+  p.length = args.delta.dim(1);
+  p.d_inner = static_cast<int>(args.delta.dim(2));
+  p.d_state = static_cast<int>(args.A.dim(1));
+  return p;
+}
+
+template <class T>
+bool fits_vectors(const BackwardArgs<T>& p) {
+  bool fits = scan::fits_vectors(p.d_inner, p.d_state) && scan::fits_vectors(p.A, p.A_stride) &&
+              scan::fits_vectors(p.D) && scan::fits_vectors(p.bias) &&
+              scan::fits_vectors(p.saved) && scan::fits_vectors(p.dstate_end) &&
+              scan::fits_vectors(p.dstate_in);
+  fits = fits && scan::fits_vectors(p.dy) && scan::fits_vectors(p.u) && scan::fits_vectors(p.delta);
+  fits = fits && scan::fits_vectors(p.z) && scan::fits_vectors(p.B) && scan::fits_vectors(p.C);
+  fits = fits && scan::fits_vectors(p.du) && scan::fits_vectors(p.ddelta);
+  fits = fits && scan::fits_vectors(p.dz) && scan::fits_vectors(p.y);
+  return fits;
+}
+
+/// Gradients of the state behind every chunk, into the arena. The summaries run over pieces of
+/// chunks where that fills the machine better.
+template <class T>
+void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
+  constexpr int64_t kAlign = 64;
+  const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state)) * p.chunks;
+  const int64_t capacity = multiprocessors(ctx) * kSplitWarps;
+  const int64_t pieces =
+      std::clamp<int64_t>(capacity / warps, 1, std::max<int64_t>(1, p.chunk_length / 256));
+  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces), kAlign) * kAlign;
+  p.chunk_length = piece * pieces;
+  p.chunks = ceil_div(p.length, p.chunk_length);
+  SummaryArgs<T> s;
+  s.x = p.dy;
+  s.delta = p.delta;
+  s.z = p.z;
+  s.w = p.C;
+  s.A = p.A;
+  s.A_stride = p.A_stride;
+  s.bias = p.bias;
+  s.batch = p.batch;
+  s.length = p.length;
+  s.chunks = ceil_div(p.length, piece);
+  s.chunk_length = piece;
+  s.d_inner = p.d_inner;
+  s.d_state = p.d_state;
+  const int64_t rows = s.batch * s.chunks;
+  float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
+  s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
+  s.delta_sum = scratch(ctx, rows * p.d_inner);
+  launch_summary<true>(ctx, s);
+  CombineArgs c;
+  c.A = p.A;
+  c.A_stride = p.A_stride;
+  c.state = states;
+  c.delta_sum = s.delta_sum;
+  c.from = p.dstate_end;
+  c.batch = s.batch;
+  c.chunks = s.chunks;
+  c.d_inner = p.d_inner;
+  c.d_state = p.d_state;
+  launch_combine(ctx, c, true);
+  p.dstate_end = {states, s.state.outer, s.state.inner};
+  p.end_per_row = s.chunks;
+  p.end_per_chunk = pieces;
+}
+
+void launch_parameter_sums(Context& ctx, const ParameterSums& p) {
+  scan_parameter_sums_kernel<<<grid_of(ceil_div(p.width, 32)), dim3(32, 16), 0, stream_of(ctx)>>>(
+      p);
+  check_launch(ctx, "scan_parameter_sums", p.rows, " x ", p.width);
+}
+
+/// dA, dD and ddelta_bias from the partial sums of all batch rows and chunks.
+template <class T>
+void sum_parameters(Context& ctx, const BackwardArgs<T>& p, const SelectiveScanBackward& args) {
+  ParameterSums sums;
+  sums.accumulate = args.mode == GradMode::kAccumulate;
+  const auto dA = args.dA.as<float, 2>();
+  sums.rows = p.batch * p.chunks;
+  sums.partial = p.dA;
+  sums.width = p.d_inner * p.d_state;
+  sums.stride = sums.width;
+  sums.inner = p.d_state;
+  sums.out = dA.data;
+  sums.out_stride = dA.stride[0];
+  launch_parameter_sums(ctx, sums);
+  sums.width = p.d_inner;
+  sums.stride = 2 * static_cast<int64_t>(p.d_inner);
+  sums.inner = p.d_inner;
+  sums.partial = p.dD;
+  sums.out = vector_of<float>(args.dD);
+  if (sums.out != nullptr) launch_parameter_sums(ctx, sums);
+  sums.partial = p.dD + p.d_inner;
+  sums.out = vector_of<float>(args.ddelta_bias);
+  if (sums.out != nullptr) launch_parameter_sums(ctx, sums);
+}
+
+template <class T, int kLanes, int kChannels, bool kFast, int kBlocks>
+void launch(Context& ctx, BackwardArgs<T>& p, const SelectiveScanBackward& args) {
+  using S = BackwardShape<kLanes, kChannels, kScanSavedEveryGpu>;
+  const int64_t groups = ceil_div(p.d_inner, S::kBlockWidth);
+  const Chunks chunks =
+      cut_time(p.length, p.batch * groups, static_cast<int64_t>(multiprocessors(ctx)) * kBlocks);
+  p.chunks = chunks.count;
+  p.chunk_length = chunks.length;
+  if (p.chunks > 1) find_chunk_gradients(ctx, p);
+  const int64_t rows = p.batch * p.chunks;
+  p.dBC = scratch(ctx, groups * p.batch * p.length * 2 * S::kColumns);
+  p.dA = scratch(ctx, rows * p.d_inner * p.d_state);
+  p.dD = scratch(ctx, rows * 2 * p.d_inner);
+  if (rows > 0) {
+    const int bytes = spread(S::kBytes, kBlocks);
+    const auto kernel = with_shared_memory(
+        scan_backward_kernel<T, kLanes, kChannels, kScanSavedEveryGpu, kFast, kBlocks>, bytes);
+    kernel<<<grid_of(rows * groups), kBackwardWarps * 32, bytes, stream_of(ctx)>>>(p);
+    check_launch(ctx, "scan_backward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
+                 p.d_state, ", ", p.chunks, " chunks");
+  }
+  PositionSums<T> sums;
+  sums.partial = p.dBC;
+  sums.dB = rows_of<T>(args.dB);
+  sums.dC = rows_of<T>(args.dC);
+  sums.groups = groups;
+  sums.batch = p.batch;
+  sums.length = p.length;
+  sums.d_state = p.d_state;
+  sums.columns = S::kColumns;
+  const int64_t quads = p.batch * p.length * (S::kColumns / 2);
+  if (quads > 0) {
+    scan_position_sums_kernel<T><<<grid_of(ceil_div(quads, 256)), 256, 0, stream_of(ctx)>>>(sums);
+    check_launch(ctx, "scan_position_sums", p.batch, " x ", p.length, ", state ", p.d_state);
+  }
+  sum_parameters(ctx, p, args);
+}
+
+template <class T>
+void backward(Context& ctx, const SelectiveScanBackward& args) {
+  BackwardArgs<T> p = backward_args<T>(args);
+  const bool fast = fits_vectors(p);
+  Arena::Scope scope(ctx.arena());
+  if (!fast) {
+    // any alignment and any number of states, padded
+    p.d_state <= 16 ? launch<T, 4, 2, false, 3>(ctx, p, args)
+                    : launch<T, 16, 2, false, 3>(ctx, p, args);
+  } else if (p.d_state == 8) {
+    launch<T, 2, 2, true, 2>(ctx, p, args);
+  } else if (p.d_state == 16) {
+    launch<T, 4, 2, true, 3>(ctx, p, args);
+  } else if (p.d_state == 32) {
+    launch<T, 8, 2, true, 3>(ctx, p, args);
+  } else {
+    launch<T, 16, 2, true, 3>(ctx, p, args);
+  }
+}
+
+}  // namespace
+
+void selective_scan_backward(Context& ctx, const SelectiveScanBackward& args) {
+  if (args.delta.dim(2) == 0) return;
+  over_activation(args.delta.dtype, [&]<class T>(T) { backward<T>(ctx, args); });
+}
+
+}  // namespace gmamba::cuda

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The scan on a GPU against the fp64 oracle, against the CPU, in pieces and in whole, twice. The
+/// tests skip themselves where there is no GPU.
+#include <gtest/gtest.h>
+
+#include <memory>
+
+#include "tests/kernels/relative_error.h"
+#include "tests/kernels/selective_scan_cuda_runner.h"
+
+namespace gmamba::test {
+namespace {
+
+using reference::ScanGradients;
+
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16};
+
+template <class Real>
+struct Field {
+  const char* name;
+  std::vector<Real> ScanGradients<Real>::*field;
+  bool activation;  // of the activation type
+};
+template <class Real>
+std::vector<Field<Real>> gradient_fields() {
+  using G = ScanGradients<Real>;
+  return {{"du", &G::u, true}, {"ddelta", &G::delta, true}, {"dA", &G::A, false},
+          {"dB", &G::B, true}, {"dC", &G::C, true},         {"dD", &G::D, false},
+          {"dz", &G::z, true}, {"dbias", &G::bias, false},  {"dstate_in", &G::state_in, false}};
+}
+
+class SelectiveScanCuda : public testing::Test {
+ protected:
+  void SetUp() override {
+    Backend& backend = backend_for(DeviceKind::kCuda);
+    if (backend.device_count() == 0) GTEST_SKIP() << backend.why_none();
+    ctx_ = std::make_unique<Context>(Device{DeviceKind::kCuda, 0});
+  }
+  Context& ctx() { return *ctx_; }
+
+  void expect_matches_oracle(const ScanCase& scan, DType dtype) {
+    const Inputs in = rounded_inputs(scan_inputs(scan), dtype);
+    const OracleInputs wide = as_oracle(in);
+    const auto oracle = reference::scan_forward(wide);
+    auto naive = reference::scan_forward(in);
+    const auto doracle = reference::scan_backward(wide);
+    auto dnaive = reference::scan_backward(in);
+    const ScanRun found = CudaScanRunner(ctx(), in, dtype, scan.strided ? 13 : 0).run();
+    round_to(dtype, naive.y);
+    expect_close(found.y, oracle.y, naive.y, "y", kFloor);
+    expect_close(found.y_again, oracle.y, naive.y, "y recomputed", kFloor);
+    expect_close(found.state_out, oracle.state_out, naive.state_out, "state_out", kFloor);
+    const auto narrow = gradient_fields<float>();
+    const auto exact = gradient_fields<double>();
+    for (size_t i = 0; i < narrow.size(); ++i) {
+      if (narrow[i].activation) round_to(dtype, dnaive.*narrow[i].field);
+      expect_close(found.d.*narrow[i].field, doracle.*exact[i].field, dnaive.*narrow[i].field,
+                   narrow[i].name, kFloor);
+    }
+  }
+
+  /// The exponential unit's relative error is 2^-22; a state of memory m gathers m of them.
+  static constexpr double kFloor = 4e-6;
+
+ private:
+  std::unique_ptr<Context> ctx_;
+};
+
+void expect_same(const ScanRun& a, const ScanRun& b, double tolerance) {
+  EXPECT_LE(relative_error(a.y, b.y), tolerance) << "y";
+  EXPECT_LE(relative_error(a.y_again, b.y_again), tolerance) << "y recomputed";
+  EXPECT_LE(relative_error(a.state_out, b.state_out), tolerance) << "state_out";
+  for (const auto& field : gradient_fields<float>()) {
+    EXPECT_LE(relative_error(a.d.*field.field, b.d.*field.field), tolerance) << field.name;
+  }
+}
+
+TEST_F(SelectiveScanCuda, MatchesOracle) {
+  for (const ScanCase& scan : scan_cases()) {
+    for (const DType dtype : kTypes) {
+      SCOPED_TRACE(scan.name() + "_" + std::string(to_string(dtype)));
+      expect_matches_oracle(scan, dtype);
+    }
+  }
+}
+
+TEST_F(SelectiveScanCuda, MatchesOracleWhenTimeIsSplit) {
+  for (const ScanCase& scan :
+       {ScanCase{1, 3000, 8, 16}, ScanCase{2, 2500, 64, 8}, ScanCase{1, 1500, 132, 32},
+        ScanCase{1, 1111, 20, 64}, ScanCase{1, 2000, 12, 11}, ScanCase{1, 2048, 128, 16},
+        ScanCase{1, 700, 130, 16, true, true, true, true, true}}) {
+    for (const DType dtype : kTypes) {
+      SCOPED_TRACE(scan.name() + "_" + std::string(to_string(dtype)));
+      expect_matches_oracle(scan, dtype);
+    }
+  }
+}
+
+TEST_F(SelectiveScanCuda, KeepsStatesForTheBackwardPass) {
+  const Inputs in = scan_inputs({2, 700, 12, 16});
+  const auto oracle = reference::scan_forward(as_oracle(in));
+  const ScanRun found = CudaScanRunner(ctx(), in, DType::kF32).run();
+  std::vector<double> expected;
+  for (size_t b = 0; b < 2; ++b) {
+    for (size_t l = 0; l < 700; l += static_cast<size_t>(kScanSavedEveryGpu)) {
+      const auto* const state = oracle.states.data() + (b * 701 + l) * 192;
+      expected.insert(expected.end(), state, state + 192);
+    }
+  }
+  EXPECT_LE(relative_error(found.saved, expected), 4e-6);
+}
+
+TEST_F(SelectiveScanCuda, MatchesTheCpu) {
+  for (const ScanCase& scan : {ScanCase{1, 20000, 128, 16}, ScanCase{3, 4097, 96, 16},
+                               ScanCase{40, 300, 256, 16}, ScanCase{1, 9000, 64, 64}}) {
+    SCOPED_TRACE(scan.name());
+    const Inputs in = scan_inputs(scan);
+    Context cpu;
+    const ScanRun expected = ScanRunner(cpu, in, 0).run();
+    const ScanRun found = CudaScanRunner(ctx(), in, DType::kF32).run();
+    expect_same(found, expected, 2e-5);
+  }
+}
+
+TEST_F(SelectiveScanCuda, SplittingChangesNothing) {
+  const Inputs in = scan_inputs({2, 2100, 20, 16});
+  const ScanRun whole = CudaScanRunner(ctx(), in, DType::kF32).run();
+  const std::vector<std::vector<int64_t>> splits = {{1}, {64},   {63},       {1025},
+                                                    {0}, {2100}, {100, 100}, {1, 2, 3, 130, 2099}};
+  for (const auto& borders : splits) {
+    SCOPED_TRACE(testing::PrintToString(borders));
+    expect_same(CudaScanRunner(ctx(), in, DType::kF32).run(borders), whole, 5e-6);
+    CudaScanRunner pieces(ctx(), in, DType::kF32);
+    pieces.through_pieces = true;
+    expect_same(pieces.run(borders), whole, 5e-6);
+  }
+}
+
+TEST_F(SelectiveScanCuda, TwoRunsAreBitEqual) {
+  for (const ScanCase& scan :
+       {ScanCase{1, 6000, 512, 16}, ScanCase{70, 130, 256, 16}, ScanCase{2, 1000, 33, 7}}) {
+    for (const DType dtype : kTypes) {
+      SCOPED_TRACE(scan.name());
+      const Inputs in = scan_inputs(scan);
+      const ScanRun first = CudaScanRunner(ctx(), in, dtype).run();
+      expect_same(CudaScanRunner(ctx(), in, dtype).run(), first, 0);
+    }
+  }
+}
+
+TEST_F(SelectiveScanCuda, LongMemoryKeepsItsPrecision) {
+  // deltas near 1e-3 and rates of -1: a memory of thousands of positions
+  Inputs in = scan_inputs({1, 12000, 8, 8});
+  for (float& raw : in.delta) raw = raw * 0.2F - 6.5F;
+  for (float& bias : in.bias) bias = 0;
+  for (float& rate : in.A) rate = rate * 0.1F - 0.5F;
+  const OracleInputs wide = as_oracle(in);
+  const auto oracle = reference::scan_forward(wide);
+  const auto doracle = reference::scan_backward(wide);
+  const ScanRun found = CudaScanRunner(ctx(), in, DType::kF32).run();
+  EXPECT_LE(relative_error(found.y, oracle.y), 2e-5);
+  EXPECT_LE(relative_error(found.d.u, doracle.u), 2e-5);
+  EXPECT_LE(relative_error(found.d.delta, doracle.delta), 1e-4);
+}
+
+TEST_F(SelectiveScanCuda, ExtremesStayFinite) {
+  for (const double raw : {-100.0, 0.0, 100.0}) {
+    for (const double rate : {-1e4, -1.0, -1e-6, 0.0}) {
+      Inputs in = scan_inputs({1, 600, 9, 6});
+      std::fill(in.delta.begin(), in.delta.end(), static_cast<float>(raw));
+      std::fill(in.A.begin(), in.A.end(), static_cast<float>(rate));
+      const ScanRun found = CudaScanRunner(ctx(), in, DType::kF32).run();
+      const auto finite = [](const std::vector<float>& x) {
+        return std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
+      };
+      EXPECT_TRUE(finite(found.y) && finite(found.state_out)) << raw << " " << rate;
+      for (const auto& field : gradient_fields<float>()) {
+        EXPECT_TRUE(finite(found.d.*field.field)) << field.name << " " << raw << " " << rate;
+      }
+    }
+  }
+}
+
+TEST_F(SelectiveScanCuda, NanIsNotHidden) {
+  Inputs in = scan_inputs({1, 100, 16, 16});
+  in.delta[16 * 50 + 3] = NAN;
+  const ScanRun found = CudaScanRunner(ctx(), in, DType::kF32).run();
+  EXPECT_TRUE(std::isnan(found.state_out[3 * 16]));
+  EXPECT_TRUE(std::isnan(found.y[16 * 99 + 3]));
+  EXPECT_FALSE(std::isnan(found.y[16 * 99 + 4]));
+  EXPECT_TRUE(std::isnan(found.d.A[3 * 16]));
+}
+
+TEST_F(SelectiveScanCuda, GradientsOfParametersAccumulateOnRequest) {
+  const Inputs in = scan_inputs({2, 70, 10, 4});
+  const ScanRun once = CudaScanRunner(ctx(), in, DType::kF32).run();
+  CudaScanRunner overwriting(ctx(), in, DType::kF32);
+  overwriting.mode = GradMode::kOverwrite;
+  overwriting.repeats = 2;
+  expect_same(overwriting.run(), once, 0);
+  CudaScanRunner accumulating(ctx(), in, DType::kF32);
+  accumulating.repeats = 2;
+  const ScanRun twice = accumulating.run();
+  EXPECT_EQ(twice.d.u, once.d.u);
+  for (auto field :
+       {&ScanGradients<float>::A, &ScanGradients<float>::D, &ScanGradients<float>::bias}) {
+    std::vector<float> expected;
+    for (const float x : once.d.*field) expected.push_back(2 * x);
+    EXPECT_LE(relative_error(twice.d.*field, expected), 1e-6);
+  }
+}
+
+TEST_F(SelectiveScanCuda, StepsAllocateNothingAfterTheFirst) {
+  const Inputs in = scan_inputs({1, 3000, 40, 16});
+  CudaScanRunner(ctx(), in, DType::kF32).run();
+  const int64_t allocations = ctx().arena().allocations();
+  CudaScanRunner(ctx(), in, DType::kF32).run();
+  EXPECT_EQ(ctx().arena().allocations(), allocations);
+  EXPECT_EQ(ctx().arena().used_bytes(), 0);
+}
+
+}  // namespace
+}  // namespace gmamba::test

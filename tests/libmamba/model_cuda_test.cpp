@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The whole model on a GPU against the CPU: hidden states, logits, states, gradients and training
+/// steps, in fp32 and bf16; cut into segments; repeated.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "kernels/convert.h"
+#include "kernels/cross_entropy.h"
+#include "libmamba/core/random.h"
+#include "libmamba/model_folder.h"
+#include "libmamba/segmented.h"
+#include "libmamba/trainer.h"
+#include "tests/kernels/device_arrays.h"
+#include "tests/kernels/relative_error.h"
+
+namespace gmamba {
+namespace {
+
+using test::kGpu;
+using test::relative_error;
+
+const std::string kGolden = std::string(GMAMBA_SOURCE_DIR) + "/test_data/golden/";
+
+/// A model's name, and how to make it on the CPU.
+Model named_model(const std::string& name) {
+  if (name != "random") return load_model(kGolden + name, Device{});
+  ModelConfig config;
+  config.d_model = 64;
+  config.n_layers = 4;
+  config.dt_rank = 8;
+  Model model(config, Device{});
+  initialize(model.parameters(), config, 5);
+  return model;
+}
+
+Model on_gpu(const Model& model) {
+  Model copy(model.config(), kGpu);
+  copy.parameters() = model.parameters().clone_to(kGpu);
+  return copy;
+}
+
+struct Data {
+  int64_t batch = 2, length = 300;
+  std::vector<uint8_t> tokens;
+  std::vector<int32_t> targets;
+  std::vector<float> weights;
+
+  Data() {
+    Random random(11, RandomUse::kTest);
+    for (int64_t i = 0; i < batch * length; ++i) {
+      tokens.push_back(static_cast<uint8_t>(7 + random.below(5)));
+    }
+    for (int64_t i = 0; i < batch * length; ++i) {
+      const bool last = i % length == length - 1;
+      targets.push_back(last ? kIgnoreTarget : tokens[static_cast<size_t>(i + 1)]);
+      weights.push_back(random.below(4) == 0 ? 0.1F : 1.0F);
+    }
+  }
+  Shape shape() const { return {batch, length}; }
+};
+
+/// What a forward pass gives, on the host.
+struct Forward {
+  std::vector<float> hidden, logits, state;
+};
+
+std::vector<float> to_host(Context& ctx, ConstTensorView view) {
+  const Arena::Scope scope(ctx.arena());
+  const TensorView plain = ctx.arena().f32({view.size()});
+  convert(ctx, view.reshape({view.size()}), plain);
+  std::vector<float> out(static_cast<size_t>(view.size()));
+  ctx.download(plain, host_view(out.data(), {view.size()}));
+  return out;
+}
+
+Forward forward(Context& ctx, const Model& model, const Data& data, int64_t segment) {
+  const Arena::Scope scope(ctx.arena());
+  const ModelConfig& config = model.config();
+  const int64_t B = data.batch, L = data.length, D = config.d_model, V = config.vocab_size;
+  SequenceState state(config, B, ctx.device());
+  Forward out;
+  out.hidden.resize(static_cast<size_t>(B * L * D));
+  out.logits.resize(static_cast<size_t>(B * L * V));
+  for (int64_t begin = 0; begin < L; begin += segment) {
+    const Arena::Scope inner(ctx.arena());
+    const int64_t end = std::min(L, begin + segment);
+    std::vector<uint8_t> piece;
+    for (int64_t b = 0; b < B; ++b) {
+      const auto row = data.tokens.begin() + b * L;
+      piece.insert(piece.end(), row + begin, row + end);
+    }
+    const TensorView tokens = ctx.arena().tensor(DType::kU8, {B, end - begin});
+    ctx.upload(host_view(std::as_const(piece).data(), tokens.shape()), tokens);
+    const TensorView hidden = ctx.arena().tensor(ctx.activations(), {B, end - begin, D});
+    const TensorView logits = ctx.arena().f32({B * (end - begin), V});
+    model.forward(ctx, tokens, state, hidden);
+    model.logits(ctx, hidden.reshape({B * (end - begin), D}), logits);
+    const auto hidden_part = to_host(ctx, hidden);
+    const auto logits_part = to_host(ctx, logits);
+    for (int64_t b = 0; b < B; ++b) {
+      std::copy_n(hidden_part.begin() + b * (end - begin) * D, (end - begin) * D,
+                  out.hidden.begin() + (b * L + begin) * D);
+      std::copy_n(logits_part.begin() + b * (end - begin) * V, (end - begin) * V,
+                  out.logits.begin() + (b * L + begin) * V);
+    }
+  }
+  for (int64_t layer = 0; layer < config.n_layers; ++layer) {
+    for (const TensorView& part : {state.conv(layer), state.ssm(layer)}) {
+      const auto values = to_host(ctx, part);
+      out.state.insert(out.state.end(), values.begin(), values.end());
+    }
+  }
+  return out;
+}
+
+struct Gradient {
+  ParameterBuffer values;  // on the CPU
+  LossTotals totals;
+};
+
+Gradient gradient(Context& ctx, const Model& model, const Data& data, int64_t segment) {
+  const Arena::Scope scope(ctx.arena());
+  ParameterBuffer buffer(model.parameters().shared_layout(), ctx.device());
+  const TensorView tokens = ctx.arena().tensor(DType::kU8, data.shape());
+  const TensorView targets = ctx.arena().tensor(DType::kI32, data.shape());
+  const TensorView weights = ctx.arena().f32(data.shape());
+  ctx.upload(host_view(data.tokens.data(), data.shape()), tokens);
+  ctx.upload(host_view(data.targets.data(), data.shape()), targets);
+  ctx.upload(host_view(data.weights.data(), data.shape()), weights);
+  LanguageModelLoss loss(ctx, model, targets, weights, 0.01F, buffer);
+  segmented_gradient(ctx, model, tokens, segment, loss, buffer);
+  LossTotals totals = loss.totals(ctx);
+  return {buffer.clone_to(Device{}), totals};
+}
+
+std::vector<float> flat(const ParameterBuffer& buffer, const std::string& name) {
+  const auto view = buffer.view(name).flat<const float>();
+  return {view.begin(), view.end()};
+}
+
+/// The gradient as a whole is within `tolerance` of the other, as is the loss; the gradient of one
+/// parameter, where fewer roundings cancel, within one and a half of it.
+void expect_same_gradient(const Gradient& got, const Gradient& want, double tolerance,
+                          const std::string& what) {
+  EXPECT_NEAR(got.totals.loss, want.totals.loss, tolerance * want.totals.loss) << what;
+  EXPECT_EQ(got.totals.count, want.totals.count) << what;
+  std::vector<float> all_got, all_want;
+  for (const ParameterInfo& info : want.values.layout().all()) {
+    const auto one = flat(got.values, info.name);
+    const auto other = flat(want.values, info.name);
+    EXPECT_LE(relative_error(one, other), 1.5 * tolerance) << what << ": " << info.name;
+    all_got.insert(all_got.end(), one.begin(), one.end());
+    all_want.insert(all_want.end(), other.begin(), other.end());
+  }
+  EXPECT_LE(relative_error(all_got, all_want), tolerance) << what;
+}
+
+struct Case {
+  const char* model;
+  DType type;
+  double tolerance;
+};
+
+class CudaModel : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(
+    , CudaModel,
+    testing::Values(Case{"mamba", DType::kF32, 1e-4}, Case{"mamba", DType::kBF16, 2e-2},
+                    Case{"mamba_untied_bias", DType::kF32, 1e-4},
+                    Case{"mamba_untied_bias", DType::kBF16, 2e-2},
+                    Case{"random", DType::kF32, 1e-4}, Case{"random", DType::kBF16, 2e-2}),
+    [](const auto& info) {
+      return info.param.model + std::string("_") + std::string(to_string(info.param.type));
+    });
+
+TEST_P(CudaModel, ForwardIsThatOfTheCpuInAnySegments) {
+  GMAMBA_NEEDS_GPU();
+  const auto& [name, type, tolerance] = GetParam();
+  const Model host_model = named_model(name);
+  const Model model = on_gpu(host_model);
+  const Data data;
+  Context cpu;
+  Context ctx(kGpu, {.activations = type});
+  const Forward want = forward(cpu, host_model, data, data.length);
+  for (const int64_t segment : {data.length, int64_t{128}, int64_t{37}, int64_t{1}}) {
+    const Forward got = forward(ctx, model, data, segment);
+    EXPECT_LE(relative_error(got.hidden, want.hidden), tolerance) << "segment " << segment;
+    EXPECT_LE(relative_error(got.logits, want.logits), tolerance) << "segment " << segment;
+    EXPECT_LE(relative_error(got.state, want.state), tolerance) << "segment " << segment;
+  }
+}
+
+TEST_P(CudaModel, GradientIsThatOfTheCpuInAnySegments) {
+  GMAMBA_NEEDS_GPU();
+  const auto& [name, type, tolerance] = GetParam();
+  const Model host_model = named_model(name);
+  const Model model = on_gpu(host_model);
+  const Data data;
+  Context cpu;
+  Context ctx(kGpu, {.activations = type});
+  const Gradient want = gradient(cpu, host_model, data, data.length);
+  const Gradient whole = gradient(ctx, model, data, data.length);
+  expect_same_gradient(whole, want, tolerance, "against the CPU");
+  for (const int64_t segment : {256, 100, 31}) {
+    const Gradient cut = gradient(ctx, model, data, segment);
+    expect_same_gradient(cut, whole, type == DType::kF32 ? 2e-5 : tolerance,
+                         "segment " + std::to_string(segment));
+  }
+}
+
+TEST_P(CudaModel, RepeatsTheSameBits) {
+  GMAMBA_NEEDS_GPU();
+  const Model model = on_gpu(named_model(GetParam().model));
+  const Data data;
+  std::vector<std::vector<float>> first;
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    Context ctx(kGpu, {.activations = GetParam().type});
+    const Gradient result = gradient(ctx, model, data, 128);
+    const auto all = result.values.flat().flat<const float>();
+    first.emplace_back(all.begin(), all.end());
+  }
+  EXPECT_EQ(first[0], first[1]);
+}
+
+TEST_P(CudaModel, TrainsAsOnTheCpu) {
+  GMAMBA_NEEDS_GPU();
+  const auto& [name, type, tolerance] = GetParam();
+  const Model host_model = named_model(name);
+  const Data data;
+  const OptimizerOptions options{.learning_rate = 1e-3, .total_steps = 4};
+  std::vector<double> losses[2];
+  for (const bool gpu : {false, true}) {
+    Context ctx(gpu ? kGpu : Device{}, {.activations = gpu ? type : DType::kF32});
+    Model model(host_model.config(), ctx.device());
+    model.parameters() = host_model.parameters().clone_to(ctx.device());
+    Trainer trainer(ctx, std::move(model), options);
+    for (int step = 0; step < 4; ++step) {
+      trainer.begin_step();
+      trainer.add_language_batch(data.tokens, data.targets, data.weights, data.batch, data.length,
+                                 128, 1.0 / 400);
+      const StepReport report = trainer.end_step();
+      EXPECT_FALSE(report.skipped);
+      losses[gpu ? 1 : 0].push_back(report.loss.mean());
+    }
+  }
+  EXPECT_LT(losses[0].back(), losses[0].front());
+  EXPECT_LE(relative_error(losses[1], losses[0]), tolerance);
+}
+
+}  // namespace
+}  // namespace gmamba
