@@ -46,8 +46,6 @@ class Backend {
   virtual void copy_in(int index, Stream stream, void* to, const void* host, int64_t bytes) = 0;
   virtual void copy_out(int index, Stream stream, void* host, const void* from, int64_t bytes) = 0;
   virtual void copy_within(int index, Stream stream, void* to, const void* from, int64_t bytes) = 0;
-  /// Makes the calling thread's next launches go to this device.
-  virtual void make_current(int index) = 0;
   virtual Stream create_stream(int index) = 0;
   virtual void destroy_stream(int index, Stream stream) noexcept = 0;
   virtual void synchronize(int index, Stream stream) = 0;
