@@ -126,8 +126,11 @@ void launch_summary(Context& ctx, SummaryArgs<T> p) {
     const int bytes =
         spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kSplitBlocks);
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
-    const auto kernel = with_shared_memory(scan_summary_kernel < T, kStates, kSplit, kGradient,
-                                           kGradient ? 4 : 8, kSplitBlocks>, bytes);
+    // positions computed together: what registers hold beside the gate's, and a tile at most
+    constexpr int kSub = std::min(kGradient ? 4 : 8, WalkShape<T, kStates, kSplit>::kRows);
+    constexpr auto kSummary =
+        scan_summary_kernel<T, kStates, kSplit, kGradient, kSub, kSplitBlocks>;
+    const auto kernel = with_shared_memory(kSummary, bytes);
     kernel<<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, bytes, stream_of(ctx)>>>(
         p);
   });

@@ -113,22 +113,33 @@ struct Vectors {
   bool states = false;  // A and states: 16 bytes
 };
 
-/// Count states from `from`, zeros from `valid` on; 16 bytes at a time when `vector`.
+/// Count states from `from`, zeros from `valid` on; 16 bytes at a time when `vector`, for which
+/// `valid` is a multiple of four.
 template <int kCount>
 __device__ inline void load_states(const float* from, int valid, bool vector, float (&to)[kCount]) {
-  if (vector && valid == kCount) {
-    load_state<kCount, true>(from, valid, to);
-  } else {
-    load_state<kCount, false>(from, valid, to);
+#pragma unroll
+  for (int n = 0; n < kCount; n += 4) {
+    float quad[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+    if (vector) {
+      if (n < valid) load_shared(from + n, quad);
+    } else {
+      load_state<4, false>(from + n, valid - n, quad);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) to[n + k] = quad[k];
   }
 }
 template <int kCount>
 __device__ inline void store_states(float* to, int valid, bool vector,
                                     const float (&from)[kCount]) {
-  if (vector && valid == kCount) {
-    store_state<kCount, true>(to, valid, from);
-  } else {
-    store_state<kCount, false>(to, valid, from);
+#pragma unroll
+  for (int n = 0; n < kCount; n += 4) {
+    const float quad[4] = {from[n], from[n + 1], from[n + 2], from[n + 3]};
+    if (vector) {
+      if (n < valid) store_shared(to + n, quad);
+    } else {
+      store_state<4, false>(to + n, valid - n, quad);
+    }
   }
 }
 

@@ -54,6 +54,7 @@ __global__ void __launch_bounds__(kSummaryWarps * 32, kBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
   constexpr int kQuads = kStates / 4;
+  static_assert(kRows % kSub == 0);
   extern __shared__ __align__(16) unsigned char summary_shared[];
 
   const int lane = static_cast<int>(threadIdx.x) % 32;

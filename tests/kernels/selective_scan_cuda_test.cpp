@@ -219,5 +219,74 @@ TEST_F(SelectiveScanCuda, StepsAllocateNothingAfterTheFirst) {
   EXPECT_EQ(ctx().arena().used_bytes(), 0);
 }
 
+/// More than 2^31 elements in every activation: the last positions of a long problem whose other
+/// inputs are zero are those of a short problem. Takes 55 GB of the GPU's memory.
+TEST_F(SelectiveScanCuda, OffsetsBeyond32Bits) {
+  constexpr int64_t kChannels = 512;
+  constexpr int64_t kStates = 16;
+  constexpr int64_t kLength = 4202496;
+  constexpr int64_t kTail = 1000;
+  static_assert(kLength * kChannels > (int64_t{1} << 31));
+  const Inputs in = rounded_inputs(
+      scan_inputs({1, kTail, kChannels, kStates, true, true, true, false}), DType::kBF16);
+  const ScanRun expected = CudaScanRunner(ctx(), in, DType::kBF16).run();
+  SelectiveScanForward f;
+  SelectiveScanBackward g;
+  std::vector<Tensor> owners;
+  const auto make = [&](DType dtype, const Shape& shape) -> TensorView {
+    return owners.emplace_back(ctx().make(dtype, shape)).view();
+  };
+  const auto rows = [&](int64_t width, const std::vector<float>& tail) {
+    const TensorView view = make(DType::kBF16, {1, kLength, width});
+    if (!tail.empty()) {
+      const DeviceRows source(ctx(), DType::kBF16, 1, kTail, width, 0, tail);
+      ctx().copy(source.part(0, kTail), view.slice(1, kLength - kTail, kLength));
+    }
+    return view;
+  };
+  const auto vector = [&](const Shape& shape, const std::vector<float>& values) {
+    const TensorView view = make(DType::kF32, shape);
+    ctx().upload(owned(shape, values), view);
+    return view;
+  };
+  try {
+    f.u = g.u = rows(kChannels, in.u);
+    f.delta = g.delta = rows(kChannels, in.delta);
+    f.z = g.z = rows(kChannels, in.z);
+    f.B = g.B = rows(kStates, in.B);
+    f.C = g.C = rows(kStates, in.C);
+    g.dy = rows(kChannels, in.dy);
+    f.y = rows(kChannels, {});
+    g.du = rows(kChannels, {});
+    g.ddelta = rows(kChannels, {});
+    g.dz = rows(kChannels, {});
+    g.dB = rows(kStates, {});
+    g.dC = rows(kStates, {});
+    f.saved_states =
+        make(DType::kF32, {1, scan_saved_states(kLength, ctx().device()), kChannels, kStates});
+    ctx().arena().reserve(int64_t{6} << 30);
+  } catch (const Error& error) {
+    GTEST_SKIP() << "needs 55 GB of GPU memory: " << error.message();
+  }
+  g.saved_states = f.saved_states;
+  f.A = g.A = vector({kChannels, kStates}, in.A);
+  f.D = g.D = vector({kChannels}, in.D);
+  f.delta_bias = g.delta_bias = vector({kChannels}, in.bias);
+  g.dA = make(DType::kF32, {kChannels, kStates});
+  selective_scan_forward(ctx(), f);
+  selective_scan_backward(ctx(), g);
+  const auto tail = [&](TensorView view) {
+    DeviceRows out(ctx(), DType::kBF16, 1, kTail, view.dim(2), 0);
+    ctx().copy(view.slice(1, kLength - kTail, kLength), out.part(0, kTail));
+    return out.values();
+  };
+  EXPECT_LE(relative_error(tail(f.y), expected.y), 1e-3);
+  EXPECT_LE(relative_error(tail(g.du), expected.d.u), 1e-3);
+  EXPECT_LE(relative_error(tail(g.ddelta), expected.d.delta), 1e-3);
+  EXPECT_LE(relative_error(tail(g.dz), expected.d.z), 1e-3);
+  EXPECT_LE(relative_error(tail(g.dB), expected.d.B), 1e-3);
+  EXPECT_LE(relative_error(tail(g.dC), expected.d.C), 1e-3);
+}
+
 }  // namespace
 }  // namespace gmamba::test
