@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # From a fresh clone on Debian 12 to a trained species classifier, in one go: installs what is
 # missing, builds the command, then pretrains, fine-tunes, classifies, embeds and evaluates on the
-# real genomes of test_data/, and prints what came out and how long it took. CPU only, 2 cores are
-# enough.
+# real genomes of test_data/, and prints what came out and how long it took. 2 cores are enough; an
+# NVIDIA GPU is used where there is one with a CUDA compiler beside it.
 #   scripts/quickstart.sh [FOLDER]     results go to FOLDER (default: runs/quickstart)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/setup.sh
 source scripts/setup.sh
 case ${1:-} in
-  -h | --help) sed -n '3,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  -h | --help) sed -n '3,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
 esac
 out=${1:-runs/quickstart}
 
@@ -60,7 +60,12 @@ set_up() {
   need_packages "${build_packages[@]}"
 }
 build() {
-  configure_and_build release gmamba_command
+  # for the GPU that is here, or for none
+  local gpu=(-DGMAMBA_CUDA=OFF)
+  if nvidia-smi -L >/dev/null 2>&1 && cuda_compiler; then
+    gpu=(-DGMAMBA_CUDA=AUTO -DCMAKE_CUDA_ARCHITECTURES=native)
+  fi
+  configure_and_build release "${gpu[@]}" gmamba_command
 }
 
 if [ $# -gt 0 ] && [ -n "$(ls -A "$out" 2>/dev/null)" ]; then

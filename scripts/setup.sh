@@ -37,10 +37,14 @@ need_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive "${install[@]}" -q
 }
 
-# configure_and_build PRESET TARGET...: ccache is used where it is installed
+# whether nvcc is on PATH or in its usual place
+cuda_compiler() { command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; }
+
+# configure_and_build PRESET [-DNAME=VALUE...] TARGET...: ccache is used where it is installed
 configure_and_build() {
   local preset=$1 options=()
   shift
+  while [[ ${1:-} == -D* ]]; do options+=("$1"); shift; done
   if command -v ccache >/dev/null; then options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache); fi
   cmake --preset "$preset" "${options[@]}"
   if [ $# -gt 0 ]; then cmake --build --preset "$preset" --target "$@"

@@ -82,7 +82,7 @@ case $mode in
   all)
     need_packages "${build_packages[@]}" "${test_packages[@]}"
     preset=cpu
-    if command -v nvcc >/dev/null; then preset=cuda; fi
+    if cuda_compiler; then preset=cuda; fi
     stage=build
     say "Build ($preset)"
     configure_and_build $preset
