@@ -190,7 +190,8 @@ class KernelBench {
     const std::string shape = concat(batch, " x ", length, " x ", E, " x ", N);
     row("scan forward", shape, m(), {.bytes = 4 * act_ * e + small, .exps = e * (n + 3)},
         [&] { selective_scan_forward(ctx_, forward); });
-    forward.saved_states = ctx_.arena().f32({batch, scan_saved_states(length), E, N});
+    forward.saved_states =
+        ctx_.arena().f32({batch, scan_saved_states(length, ctx_.device()), E, N});
     selective_scan_forward(ctx_, forward);
     const TensorView dxz = activation({batch, length, 2 * E});
     const TensorView ddbc = activation({batch, length, R + 2 * N});

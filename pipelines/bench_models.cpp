@@ -85,12 +85,13 @@ class ModelBench {
     const std::vector<uint8_t> ids = bases(batch * length);
     std::vector<int32_t> targets(ids.begin() + 1, ids.end());
     targets.push_back(7);
+    const std::vector<float> weights(ids.size(), 1.0F);
     const double scale = 1 / static_cast<double>(ids.size());
     // three passes' products, two passes' exponentials, and one pass more in several segments
     return row(segment < length ? concat("training step, segments of ", segment) : "training step",
                batch, length, segment < length ? 4 : 3, [&] {
                  trainer.begin_step();
-                 trainer.add_language_batch(ids, targets, {}, batch, length, segment, scale);
+                 trainer.add_language_batch(ids, targets, weights, batch, length, segment, scale);
                  trainer.end_step();
                });
   }
