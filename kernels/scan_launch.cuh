@@ -99,6 +99,9 @@ inline int64_t warp_channels(int64_t d_state) {
 /// independent chains keep the exponential unit busy; fewer would not, more would spill.
 constexpr int kSplitBlocks = 2;
 constexpr int64_t kSplitWarps = kSplitBlocks * kSummaryWarps;
+/// The gradient's summary fits 168 registers, and then a third block hides more of its latency.
+constexpr int kGradientBlocks = 3;
+constexpr int64_t kGradientWarps = kGradientBlocks * kSummaryWarps;
 
 /// Shared memory to ask for so that at most `blocks` blocks of a kernel that needs `bytes` share an
 /// SM. The hardware puts new blocks where others already are as long as they fit, and would leave
@@ -122,14 +125,13 @@ void launch_summary(Context& ctx, SummaryArgs<T> p) {
                    in_pieces(p.z, p.d_inner, 16);
   p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
   p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
+  constexpr int kBlocks = kGradient ? kGradientBlocks : kSplitBlocks;
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    const int bytes =
-        spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kSplitBlocks);
+    const int bytes = spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kBlocks);
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
     // positions computed together: what registers hold beside the gate's, and a tile at most
     constexpr int kSub = std::min(kGradient ? 4 : 8, WalkShape<T, kStates, kSplit>::kRows);
-    constexpr auto kSummary =
-        scan_summary_kernel<T, kStates, kSplit, kGradient, kSub, kSplitBlocks>;
+    constexpr auto kSummary = scan_summary_kernel<T, kStates, kSplit, kGradient, kSub, kBlocks>;
     const auto kernel = with_shared_memory(kSummary, bytes);
     kernel<<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, bytes, stream_of(ctx)>>>(
         p);

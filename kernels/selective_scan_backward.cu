@@ -63,7 +63,7 @@ template <class T>
 void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   constexpr int64_t kAlign = 64;
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state)) * p.chunks;
-  const int64_t capacity = multiprocessors(ctx) * kSplitWarps;
+  const int64_t capacity = multiprocessors(ctx) * kGradientWarps;
   const int64_t pieces =
       std::clamp<int64_t>(capacity / warps, 1, std::max<int64_t>(1, p.chunk_length / 256));
   const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces), kAlign) * kAlign;
