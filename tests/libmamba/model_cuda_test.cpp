@@ -166,15 +166,17 @@ struct Case {
 };
 
 class CudaModel : public testing::TestWithParam<Case> {};
-INSTANTIATE_TEST_SUITE_P(
-    , CudaModel,
-    testing::Values(Case{"mamba", DType::kF32, 1e-4}, Case{"mamba", DType::kBF16, 2e-2},
-                    Case{"mamba_untied_bias", DType::kF32, 1e-4},
-                    Case{"mamba_untied_bias", DType::kBF16, 2e-2},
-                    Case{"random", DType::kF32, 1e-4}, Case{"random", DType::kBF16, 2e-2}),
-    [](const auto& info) {
-      return info.param.model + std::string("_") + std::string(to_string(info.param.type));
-    });
+INSTANTIATE_TEST_SUITE_P(, CudaModel,
+                         testing::Values(Case{"mamba", DType::kF32, 1e-4},
+                                         Case{"mamba", DType::kBF16, 2e-2},
+                                         Case{"mamba_untied_bias", DType::kF32, 1e-4},
+                                         Case{"mamba_untied_bias", DType::kBF16, 2e-2},
+                                         Case{"random", DType::kF32, 1e-4},
+                                         Case{"random", DType::kBF16, 2e-2}),
+                         [](const auto& test_info) {
+                           return test_info.param.model + std::string("_") +
+                                  std::string(to_string(test_info.param.type));
+                         });
 
 TEST_P(CudaModel, ForwardIsThatOfTheCpuInAnySegments) {
   GMAMBA_NEEDS_GPU();
