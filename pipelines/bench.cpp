@@ -68,11 +68,11 @@ std::string milliseconds(double seconds) {
 
 std::string table_text(const std::vector<BenchRow>& rows) {
   std::string out =
-      concat(padded("what", 28, true), padded("shape", 24, true), padded("ms", 10),
+      concat(padded("what", 34, true), padded("shape", 24, true), padded("ms", 10),
              padded("floor ms", 10), padded("of floor", 10), padded("tokens/s", 10), "\n");
   for (const BenchRow& row : rows) {
     const double share = row.floor / row.seconds;
-    out += concat(padded(row.name, 28, true), padded(row.shape, 24, true),
+    out += concat(padded(row.name, 34, true), padded(row.shape, 24, true),
                   padded(milliseconds(row.seconds), 10), padded(milliseconds(row.floor), 10),
                   padded(concat(std::lround(100 * share), "%"), 10),
                   padded(row.tokens > 0 ? format_short(row.tokens / row.seconds) : "-", 10), "\n");
