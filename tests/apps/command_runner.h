@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -29,8 +30,9 @@ inline std::string slurp(const std::filesystem::path& path) {
 /// A fresh folder of the running test.
 inline std::filesystem::path test_folder() {
   const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-  const auto folder = std::filesystem::path(testing::TempDir()) / "gmamba_command" /
-                      (std::string(info->test_suite_name()) + "." + info->name());
+  const auto folder =
+      std::filesystem::path(testing::TempDir()) / "gmamba_command" /
+      (std::to_string(::getpid()) + "." + info->test_suite_name() + "." + info->name());
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   return folder;

@@ -2,6 +2,7 @@
 #include "pipelines/labelled.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -18,10 +19,11 @@ namespace fs = std::filesystem;
 class Labelled : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = fs::path(::testing::TempDir()) / "gmamba_labelled";
-    fs::remove_all(folder_);
+    // tests of one suite run side by side: each has a folder of its own
+    folder_ = fs::path(::testing::TempDir()) / ("gmamba_labelled_" + std::to_string(::getpid()));
     fs::create_directories(folder_);
   }
+  void TearDown() override { fs::remove_all(folder_); }
   std::string write(const std::string& name, const std::string& text) {
     std::ofstream(folder_ / name) << text;
     return (folder_ / name).string();

@@ -2,6 +2,7 @@
 #include "pipelines/options.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -65,7 +66,8 @@ class OptionsTest : public testing::Test {
   }
   /// Reads `text` as a config file of command "embed"; returns the refusal, "" for none.
   std::string config(const std::string& text) {
-    const auto path = std::filesystem::path(testing::TempDir()) / "options_test.toml";
+    const auto path = std::filesystem::path(testing::TempDir()) /
+                      (std::to_string(::getpid()) + "_options_test.toml");
     std::ofstream(path) << text;
     const std::vector<std::string> commands = {"embed", "classify"};
     try {
@@ -149,7 +151,8 @@ TEST_F(OptionsTest, JsonAndTomlHoldTheResolvedValues) {
   Sample other;
   OptionList other_list;
   other.visit(other_list);
-  const auto path = std::filesystem::path(testing::TempDir()) / "options_round.toml";
+  const auto path = std::filesystem::path(testing::TempDir()) /
+                    (std::to_string(::getpid()) + "_options_round.toml");
   std::ofstream(path) << toml;
   read_config_file(path, "embed", {}, other_list);
   EXPECT_EQ(other_list.to_json(), json);
@@ -188,7 +191,8 @@ TEST(NearestWord, FindsNearOnesOnly) {
 }
 
 TEST(RunFolder, IsNeverReplacedUnasked) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / "claim_me";
+  const auto folder =
+      std::filesystem::path(testing::TempDir()) / (std::to_string(::getpid()) + "_claim_me");
   std::filesystem::remove_all(folder);
   EXPECT_NO_THROW(claim_run_folder(folder, false));
   std::filesystem::create_directory(folder);

@@ -2,6 +2,7 @@
 #include "pipelines/run_record.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "libmamba/core/file.h"
 
@@ -9,7 +10,8 @@ namespace gmamba {
 namespace {
 
 TEST(RunRecord, HoldsWhatMadeTheOutput) {
-  const auto out = std::filesystem::path(testing::TempDir()) / "record_test.npy";
+  const auto out =
+      std::filesystem::path(testing::TempDir()) / (std::to_string(::getpid()) + "_record_test.npy");
   write_file(out, "12345");
   RunRecord record("embed", {"gmamba", "embed", "caf\xe9.fa"}, Json{{"bin", 10}});
   record.set_model("m", "abc");
