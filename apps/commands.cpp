@@ -5,14 +5,8 @@ namespace gmamba::app {
 
 std::vector<Command> all_commands() {
   return {
-      pretrain_command(),
-      finetune_command(),
-      embed_command(),
-      classify_command(),
-      evaluate_command(),
-      bench_command(),
-      info_command(),
-      doctor_command(),
+      pretrain_command(), finetune_command(), embed_command(), classify_command(),
+      evaluate_command(), bench_command(),    info_command(),  doctor_command(),
   };
 }
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Stand-ins for the CUDA bodies in a build without CUDA: each says that it is one.
 #include "kernels/cuda_basic.h"
-#include "kernels/exp_rate.h"
 #include "kernels/cuda_sequence.h"
+#include "kernels/exp_rate.h"
 
 namespace gmamba::cuda {
 namespace {

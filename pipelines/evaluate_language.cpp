@@ -183,14 +183,14 @@ std::string results_text(const std::vector<Line>& lines, const Line& total,
     table.add(more);
   }
   table.add(total);
-  std::string out = concat(
-      table.text(),
-      "loss in nats, of A, C, G and T given all before them; the softmax is over the whole "
-      "vocabulary\n");
+  std::string out =
+      concat(table.text(),
+             "loss in nats, of A, C, G and T given all before them; the softmax is over the whole "
+             "vocabulary\n");
   out += concat("model: ", format_number(total.model.mean() / kNatsPerBit, 5), " bits per base");
   for (size_t k = 0; k < total.markov.size(); ++k) {
-    out += concat("; order-", orders[k], " Markov model: ",
-                  format_number(total.markov[k].bits_per_base(), 5));
+    out += concat("; order-", orders[k],
+                  " Markov model: ", format_number(total.markov[k].bits_per_base(), 5));
   }
   return concat(out, "; on the same ", format_count(total.model.count), " bases\n");
 }

@@ -2,12 +2,14 @@
 #include "pipelines/held_out.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 
 #include "libmamba/core/random.h"
+#include "libmamba/core/text.h"
 
 namespace gmamba {
 namespace {
@@ -17,9 +19,12 @@ namespace fs = std::filesystem;
 class HeldOut : public ::testing::Test {
  protected:
   void SetUp() override {
-    const fs::path folder = fs::path(::testing::TempDir()) / "gmamba_held_out";
-    fs::create_directories(folder);
-    path_ = (folder / "g.fa").string();
+    // tests of one suite run side by side: each has a folder of its own
+    folder_ = fs::path(::testing::TempDir()) /
+              concat("gmamba_", ::getpid(), "_",
+                     ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::create_directories(folder_);
+    path_ = (folder_ / "g.fa").string();
     Random random(4, RandomUse::kTest);
     std::ofstream out(path_);
     out << ">c\n";
@@ -29,6 +34,9 @@ class HeldOut : public ::testing::Test {
     config_.n_layers = 2;
     config_.dt_rank = 1;
   }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  fs::path folder_;
   std::string path_;
   ModelConfig config_;
   Tokenizer tokenizer_{Vocabulary::characters()};
