@@ -140,7 +140,7 @@ LanguageModelLoss::LanguageModelLoss(Context& ctx, const Model& model, ConstTens
       weights_(weights),
       scale_(scale),
       gradients_(gradients),
-      totals_(ctx.arena().zeros(DType::kF64, {4}, ctx.stream())) {}
+      totals_(ctx.make(DType::kF64, {4})) {}
 
 void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView hidden,
                                  TensorView dhidden) {

@@ -45,8 +45,7 @@ struct LossTotals {
   LossTotals& operator+=(const LossTotals& other);
 };
 
-/// Next-token cross-entropy. Views stay borrowed until the sweep is over; the totals live in the
-/// context's arena until the scope that encloses the construction ends.
+/// Next-token cross-entropy. Views stay borrowed until the sweep is over.
 class LanguageModelLoss final : public SegmentLoss {
  public:
   /// targets (B, L) int32, weights (B, L) fp32 or empty; gradients are scaled by `scale`.
@@ -64,7 +63,7 @@ class LanguageModelLoss final : public SegmentLoss {
   ConstTensorView weights_;
   float scale_;
   ParameterBuffer& gradients_;
-  TensorView totals_;  // (4) fp64
+  Tensor totals_;  // (4) fp64
 };
 
 /// Classification (cross-entropy over labels) or regression (squared error) of whole sequences,
