@@ -85,6 +85,7 @@ Json newest(const std::vector<Json>& metrics, std::string_view split) {
 Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
                  const std::string& unit, std::string_view key) {
   Plot plot{.title = title, .x_label = "tokens", .y_label = unit, .series = {}, .levels = {}};
+  plot.focus = true;
   plot.series.push_back({.label = "training",
                          .points = thin_points(curve(metrics, "train", key), kPointsDrawn),
                          .colour = 0,
@@ -134,7 +135,9 @@ std::vector<Baseline> baselines(const Json& results) {
 }
 
 std::string curves(const Json& record, const std::vector<Json>& metrics) {
-  std::string html;
+  std::string html =
+      "<p>The axes of bits, loss and accuracy fit what comes after the first tenth of the run; "
+      "shaded is the spread of the steps that a point averages.</p>\n";
   if (any_drawn(curve(metrics, "train", "bits_per_base"))) {
     Plot bits = both_splits(metrics, "Bits per base", "bits per base", "bits_per_base");
     for (const Baseline& baseline : baselines(member(record, "results"))) {

@@ -64,8 +64,14 @@ bool find_axes(const Plot& plot, Axis& x, Axis& y) {
   Extent xs, ys;
   for (const PlotSeries& series : plot.series) {
     for (const PlotPoint& point : series.points) {
-      if (!drawable(point, plot.x_scale)) continue;
-      xs.include(point.x);
+      if (drawable(point, plot.x_scale)) xs.include(point.x);
+    }
+  }
+  if (xs.low > xs.high) return false;
+  const double focus = plot.focus ? xs.low + 0.1 * (xs.high - xs.low) : xs.low;
+  for (const PlotSeries& series : plot.series) {
+    for (const PlotPoint& point : series.points) {
+      if (!drawable(point, plot.x_scale) || point.x < focus) continue;
       ys.include(point.y);
       if (has_band(series, point)) {
         ys.include(point.low);
@@ -73,7 +79,6 @@ bool find_axes(const Plot& plot, Axis& x, Axis& y) {
       }
     }
   }
-  if (xs.low > xs.high) return false;
   for (const PlotLevel& level : plot.levels) {
     if (std::isfinite(level.y)) ys.include(level.y);
   }
@@ -171,13 +176,12 @@ std::string draw_series(const PlotSeries& series, const Axis& x, const Axis& y, 
   return svg + dots;
 }
 
-std::string draw_level(const PlotLevel& level, const Axis& y) {
+std::string draw_level(const PlotLevel& level, size_t index, const Axis& y) {
   if (!std::isfinite(level.y)) return {};
   const std::string py = at(y.pixel(level.y));
-  return concat("<line class=\"level\" x1=\"", at(kLeft), "\" x2=\"", at(kWidth - kRight),
-                "\" y1=\"", py, "\" y2=\"", py, "\"/><text class=\"note\" text-anchor=\"end\" x=\"",
-                at(kWidth - kRight - 4), "\" y=\"", at(y.pixel(level.y) - 5), "\">",
-                html_escape(level.label), " ", format_number(level.y, 5), "</text>\n");
+  return concat("<line class=\"level", index % 2 == 0 ? "" : " odd", "\" x1=\"", at(kLeft),
+                "\" x2=\"", at(kWidth - kRight), "\" y1=\"", py, "\" y2=\"", py, "\"><title>",
+                html_escape(level.label), ": ", format_number(level.y, 6), "</title></line>\n");
 }
 
 std::string draw_legend(const Plot& plot) {
@@ -185,6 +189,11 @@ std::string draw_legend(const Plot& plot) {
   for (const PlotSeries& series : plot.series) {
     if (series.points.empty()) continue;
     html += concat("<span><i class=\"b", series.colour, "\"></i>", html_escape(series.label),
+                   "</span>");
+  }
+  for (size_t i = 0; i < plot.levels.size(); ++i) {
+    html += concat("<span><i class=\"dashes", i % 2 == 0 ? "" : " odd", "\"></i>",
+                   html_escape(plot.levels[i].label), " ", format_number(plot.levels[i].y, 5),
                    "</span>");
   }
   return html + "</div>\n";
@@ -298,8 +307,16 @@ std::string draw_plot(const Plot& plot) {
                             draw_legend(plot), "<svg viewBox=\"0 0 ", fixed(kWidth, 0), " ",
                             fixed(kHeight, 0), "\" role=\"img\" aria-label=\"",
                             html_escape(plot.title), "\">\n", draw_axes(plot, x, y));
-  for (const PlotLevel& level : plot.levels) html += draw_level(level, y);
+  // an inner frame cuts off what lies outside the axes; dots at its border stay whole
+  const std::string frame =
+      concat(at(kLeft - 5), " ", at(kTop - 5), " ", at(kWidth - kRight - kLeft + 10), " ",
+             at(kHeight - kBottom - kTop + 10));
+  html += concat("<svg x=\"", at(kLeft - 5), "\" y=\"", at(kTop - 5), "\" width=\"",
+                 at(kWidth - kRight - kLeft + 10), "\" height=\"",
+                 at(kHeight - kBottom - kTop + 10), "\" viewBox=\"", frame, "\">\n");
+  for (size_t i = 0; i < plot.levels.size(); ++i) html += draw_level(plot.levels[i], i, y);
   for (const PlotSeries& series : plot.series) html += draw_series(series, x, y, plot.x_scale);
+  html += "</svg>\n";
   return html + "</svg>\n</figure>\n";
 }
 
@@ -311,7 +328,7 @@ std::string_view plot_style() {
 --page:#15181c;--card:#1d2126}}
 figure{margin:0 0 1.6em;padding:14px 16px 8px;background:var(--card);border-radius:8px}
 figcaption{font-weight:600;margin-bottom:4px}
-svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}
+figure>svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}
 .legend{font-size:13px;color:var(--faint);display:flex;flex-wrap:wrap;gap:2px 18px}
 .legend i{display:inline-block;width:16px;height:3px;border-radius:2px;margin-right:6px;vertical-align:middle}
 .line{fill:none;stroke-width:1.8;stroke-linejoin:round}
@@ -323,8 +340,9 @@ svg{width:100%;height:auto;display:block;font:12px system-ui,sans-serif}
 .b3{background:var(--c3)}.b4{background:var(--c4)}.b5{background:var(--c5)}
 .band{opacity:.18;stroke:none}
 .grid{stroke:var(--soft)}.axis{stroke:var(--line)}
-.level{stroke:var(--faint);stroke-dasharray:5 4}
-.tick,.note{fill:var(--faint);font-variant-numeric:tabular-nums}.label{fill:var(--text)}
+.level{stroke:var(--faint);stroke-width:1.4;stroke-dasharray:6 4}.level.odd{stroke-dasharray:2 3}
+.legend .dashes{height:0;border-top:2px dashed var(--faint)}.legend .odd{border-top-style:dotted}
+.tick{fill:var(--faint);font-variant-numeric:tabular-nums}.label{fill:var(--text)}
 )";
 }
 

@@ -44,6 +44,8 @@ struct Plot {
   std::string y_label;
   PlotScale x_scale = PlotScale::kLinear;
   bool y_from_zero = false;
+  /// The y axis fits what comes after the first tenth of x; what lies outside is cut off.
+  bool focus = false;
   std::vector<PlotSeries> series;
   std::vector<PlotLevel> levels;
 };
