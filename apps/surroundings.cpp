@@ -22,6 +22,9 @@ extern "C" void on_stop_signal(int signal) {
   request_stop(signal);
 }
 
+/// What batch systems send before they take the machine back: the same wish as SIGTERM.
+extern "C" void on_preemption(int) { on_stop_signal(SIGTERM); }
+
 void handle(int signal, void (*handler)(int)) {
   struct sigaction action {};
   action.sa_handler = handler;
@@ -41,6 +44,7 @@ void prepare_process() {
   }
   handle(SIGINT, on_stop_signal);
   handle(SIGTERM, on_stop_signal);
+  handle(SIGUSR1, on_preemption);
   handle(SIGPIPE, SIG_DFL);
   handle(SIGXFSZ, SIG_IGN);
 }

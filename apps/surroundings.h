@@ -4,9 +4,9 @@
 
 namespace gmamba::app {
 
-/// SIGINT and SIGTERM ask for a stop, the second one ends at once; SIGPIPE ends the program as it
-/// does for any filter; a file-size limit shows as a write error. Standard streams that are closed
-/// are opened so that no file of ours takes their numbers.
+/// SIGINT and SIGTERM ask for a stop, and so does SIGUSR1, as SIGTERM; the second one ends at once;
+/// SIGPIPE ends the program as it does for any filter; a file-size limit shows as a write error.
+/// Standard streams that are closed are opened so that no file of ours takes their numbers.
 void prepare_process();
 
 /// Flushes and closes stdout; throws kIo when what was written did not arrive.

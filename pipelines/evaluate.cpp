@@ -20,6 +20,13 @@ void EvaluateOptions::validate() const {
           "--context is for language models; a classifier reads whole records");
   require(!classifies() || input.regions.empty(), ErrorKind::kUsage,
           "--regions is for language models; labels belong to whole records");
+  require(!by_position || !classifies(), ErrorKind::kUsage,
+          "--by-position is for language models; it excludes --labels and --table");
+  require(!by_position || baseline_train.empty(), ErrorKind::kUsage,
+          "--by-position and --baseline-train exclude each other");
+  require(report.empty() || by_position, ErrorKind::kUsage, "--report goes with --by-position");
+  require(report != "-", ErrorKind::kUsage, "--report: name a file");
+  require(context >= 0, ErrorKind::kUsage, "--context: expected at least 0, found ", context);
   require(baseline_labels.empty() || (classifies() && !baseline_train.empty()), ErrorKind::kUsage,
           "--baseline-labels goes with --labels or --table and --baseline-train");
   require(!baseline_orders.empty(), ErrorKind::kUsage, "--baseline-orders: give at least one");
@@ -43,6 +50,8 @@ void evaluate(const EvaluateOptions& options, Job& job) {
           ": the model was fine-tuned for a task; give the true answers with --labels or --table");
   if (options.classifies()) {
     detail::evaluate_classes(options, *ctx, model, job);
+  } else if (options.by_position) {
+    detail::evaluate_positions(options, *ctx, model, job);
   } else {
     detail::evaluate_language(options, *ctx, model, job);
   }

@@ -17,6 +17,8 @@ struct EvaluateOptions {
   InputOptions input;
   std::string model;
   int64_t context = 0;
+  bool by_position = false;
+  std::string report;
   std::string labels;
   std::string table;
   std::vector<std::string> baseline_train;
@@ -32,6 +34,10 @@ struct EvaluateOptions {
     v("model", model, "model or run folder", {.value = "DIR", .required = true});
     v("context", context, "the model's memory is cleared every N bases",
       {.value = "N", .shown_default = "never within a record"});
+    v("by-position", by_position,
+      "loss against the bases of context seen, as a table; with --context N beside the same bases "
+      "predicted with at most N");
+    v("report", report, "with --by-position: the curve as a page", {.value = "HTML"});
     v("labels", labels, "table with columns id and label for the inputs, for a model with a head",
       {.value = "TSV"});
     v("table", table, "table with columns sequence and label in place of inputs", {.value = "TSV"});
@@ -58,6 +64,7 @@ void evaluate(const EvaluateOptions& options, Job& job);
 namespace detail {
 void evaluate_language(const EvaluateOptions& options, Context& ctx, const Model& model, Job& job);
 void evaluate_classes(const EvaluateOptions& options, Context& ctx, const Model& model, Job& job);
+void evaluate_positions(const EvaluateOptions& options, Context& ctx, const Model& model, Job& job);
 /// Puts results into the record, and to --out as JSON or into the report as text.
 void finish_evaluation(const EvaluateOptions& options, const Json& results, std::string text,
                        Job& job);

@@ -78,12 +78,15 @@ class Finetuning {
              concat("training on ", format_count(source_->epoch_size()), " sequences a pass, ",
                     steps_, " steps of ", options_.batch, "; validating on ",
                     format_count(static_cast<int64_t>(valid_.size()))));
+    job_.record.set_result("planned_steps", steps_);
+    job_.record.set_result("finished", false);
     job_.progress.start("fine-tuning", "sequences", (steps_ - trainer.step()) * options_.batch);
     while (trainer.step() < steps_) {
       const StepReport report = step(trainer);
       after_step(run, trainer, report);
       if (stop_requested()) {
         save(run, trainer);
+        run.report(job_.record);
         job_.progress.finish();
         check_stop();
       }
@@ -216,8 +219,9 @@ class Finetuning {
       line.erase("bits_per_base");  // a loss over labels, not bases
       run.metrics(line);
     }
-    if (!valid_.empty() && (report.step % options_.training.eval_interval(steps_) == 0 || last)) {
-      evaluate(run, trainer, report.step);
+    if (report.step % options_.training.eval_interval(steps_) == 0 || last) {
+      if (!valid_.empty()) evaluate(run, trainer, report.step);
+      run.report(job_.record);
     }
     if (report.step % options_.training.save_interval(steps_) == 0 || last) save(run, trainer);
   }
@@ -337,7 +341,8 @@ class Finetuning {
       }
     }
     record.add_output((run.folder() / "model").string());
-    record.write(run.folder() / "run.json");
+    record.set_result("finished", true);
+    run.report(record);
   }
 
   const FinetuneOptions& options_;

@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <filesystem>
+#include <map>
 #include <optional>
+#include <utility>
 
 #include "io/loader.h"
 #include "libmamba/core/file.h"
@@ -19,6 +22,8 @@ namespace {
 
 /// Held-out bases read at an evaluation during training; the last one reads all of them.
 constexpr int64_t kEvaluationBases = 1 << 20;
+/// Contigs whose held-out loss is listed.
+constexpr size_t kContigsListed = 200;
 
 ModelConfig new_config(const PretrainOptions& options, const Vocabulary& vocabulary) {
   ModelConfig config;
@@ -96,14 +101,44 @@ std::vector<Interval> at_most(const std::vector<Interval>& intervals, int64_t ba
   return some;
 }
 
-LossTotals evaluate(Context& ctx, const Model& model, const Genome& genome,
-                    const Tokenizer& tokenizer, const std::vector<Interval>& intervals,
-                    int64_t segment) {
-  LossTotals totals;
+/// What is held out: all of it, and each contig of it by (file, contig).
+struct HeldOutLoss {
+  LossTotals total;
+  std::map<std::pair<int32_t, int32_t>, LossTotals> contigs;
+};
+
+HeldOutLoss evaluate(Context& ctx, const Model& model, const Genome& genome,
+                     const Tokenizer& tokenizer, const std::vector<Interval>& intervals,
+                     int64_t segment) {
+  HeldOutLoss loss;
   for (const Interval& interval : intervals) {
-    totals += stream_loss(ctx, model, genome, tokenizer, interval, segment);
+    const LossTotals totals = stream_loss(ctx, model, genome, tokenizer, interval, segment);
+    loss.total += totals;
+    loss.contigs[{interval.file, interval.contig}] += totals;
   }
-  return totals;
+  return loss;
+}
+
+/// The contigs with the most predicted bases, in the order of the files.
+Json contigs_json(const Genome& genome, const HeldOutLoss& loss) {
+  using Entry = std::pair<std::pair<int32_t, int32_t>, LossTotals>;
+  std::vector<Entry> entries(loss.contigs.begin(), loss.contigs.end());
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Entry& a, const Entry& b) { return a.second.count > b.second.count; });
+  if (entries.size() > kContigsListed) entries.resize(kContigsListed);
+  std::sort(entries.begin(), entries.end(),
+            [](const Entry& a, const Entry& b) { return a.first < b.first; });
+  Json list = Json::array();
+  for (const auto& [place, totals] : entries) {
+    const auto& [file, contig] = place;
+    list.push_back({{"contig", genome.contigs(file).at(static_cast<size_t>(contig)).name},
+                    {"file", std::filesystem::path(genome.path(file)).filename().string()},
+                    {"bases", totals.count},
+                    {"loss", totals.mean()},
+                    {"bits_per_base", totals.mean() * kBitsPerNat},
+                    {"accuracy", totals.correct / std::max(totals.weight, 1e-30)}});
+  }
+  return list;
 }
 
 class Pretraining {
@@ -158,6 +193,8 @@ class Pretraining {
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
                                  : Trainer(*ctx_, first_model(), optimizer);
     say_plan(trainer);
+    job_.record.set_result("planned_steps", steps_);
+    job_.record.set_result("finished", false);
     WindowSampler sampler(split_.train, options_.context + 1, options_.rc_augment,
                           static_cast<uint64_t>(options_.common.seed));
     BatchLoader loader(
@@ -174,6 +211,7 @@ class Pretraining {
       after_step(run, trainer, report);
       if (stop_requested()) {
         save(run, trainer);
+        run.report(job_.record);
         job_.progress.finish();
         check_stop();
       }
@@ -238,16 +276,19 @@ class Pretraining {
       const double rate = seconds > 0 ? static_cast<double>(job_.record.bases()) / seconds : 0;
       run.metrics(step_metrics(report, tokens_, rate));
     }
-    if (!split_.valid.empty() && report.step % options_.training.eval_interval(steps_) == 0 &&
-        !last) {
-      write_evaluation(run, report.step,
-                       evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_,
-                                at_most(split_.valid, kEvaluationBases), shape_.segment));
+    if (report.step % options_.training.eval_interval(steps_) == 0 && !last) {
+      if (!split_.valid.empty()) {
+        write_evaluation(run, report.step,
+                         evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_,
+                                  at_most(split_.valid, kEvaluationBases), shape_.segment));
+      }
+      run.report(job_.record);
     }
     if (report.step % options_.training.save_interval(steps_) == 0 || last) save(run, trainer);
   }
 
-  void write_evaluation(TrainingRun& run, int64_t step, const LossTotals& totals) {
+  void write_evaluation(TrainingRun& run, int64_t step, const HeldOutLoss& loss) {
+    const LossTotals& totals = loss.total;
     const double bits = totals.mean() * kBitsPerNat;
     run.metrics({{"step", step},
                  {"split", "valid"},
@@ -257,7 +298,10 @@ class Pretraining {
                  {"bits_per_base", bits},
                  {"perplexity", std::exp(totals.mean())},
                  {"accuracy", totals.correct / std::max(totals.weight, 1e-30)},
-                 {"bases", totals.count}});
+                 {"bases", totals.count},
+                 {"contigs", contigs_json(*genome_, loss)},
+                 {"contigs_left_out",
+                  loss.contigs.size() - std::min(loss.contigs.size(), kContigsListed)}});
     log_line(job_.log, LogLevel::kInfo,
              concat("step ", step, ": held-out bits per base ", format_number(bits, 5)));
   }
@@ -280,10 +324,11 @@ class Pretraining {
     record.set_result("skipped_steps", trainer.skipped_steps());
     record.set_result("waited_for_data_seconds", loader.waited_seconds());
     if (!split_.valid.empty()) {
-      const LossTotals totals =
+      const HeldOutLoss loss =
           evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_, split_.valid, shape_.segment);
+      const LossTotals& totals = loss.total;
       const double bits = totals.mean() * kBitsPerNat;
-      write_evaluation(run, trainer.step(), totals);
+      write_evaluation(run, trainer.step(), loss);
       record.set_result("held_out_bits_per_base", bits);
       record.set_result("held_out_bases", totals.count);
       const std::vector<int> orders = {3, 11};
@@ -299,7 +344,8 @@ class Pretraining {
                       format_count(totals.count), " bases)"));
     }
     record.add_output((run.folder() / "model").string());
-    record.write(run.folder() / "run.json");
+    record.set_result("finished", true);
+    run.report(record);
   }
 
   const PretrainOptions& options_;

@@ -8,6 +8,7 @@
 #include "libmamba/core/file.h"
 #include "libmamba/core/text.h"
 #include "libmamba/model_folder.h"
+#include "pipelines/report_page.h"
 
 namespace gmamba {
 namespace {
@@ -25,6 +26,22 @@ std::string first_difference(const Json& was, const Json& now) {
     if (!was.contains(key)) return key;
   }
   return {};
+}
+
+/// The numbers of a line of metrics.jsonl, as SPLIT/KEY at its step; those of an object within it
+/// as SPLIT/KEY too.
+void add_scalars(EventFile& events, const Json& line) {
+  std::vector<Scalar> scalars;
+  const std::string split = line.at("split").get<std::string>();
+  const auto add = [&](const Json& object) {
+    for (const auto& [key, value] : object.items()) {
+      if (key == "step" || key == "time" || !value.is_number()) continue;
+      scalars.push_back({concat(split, "/", key), value.get<double>()});
+    }
+  };
+  add(line);
+  if (line.contains("metrics")) add(line["metrics"]);
+  events.add(line.at("time").get<double>(), line.at("step").get<int64_t>(), scalars);
 }
 
 }  // namespace
@@ -98,6 +115,8 @@ std::optional<Checkpoint> TrainingRun::checkpoint(Device device) {
     log_line(log_, LogLevel::kInfo, concat("going on from step ", found->step));
   }
   cut_metrics(found ? found->step : 0);
+  events_.emplace(folder_ / "tensorboard", unix_time());
+  if (found) events_->restart(unix_time(), found->step + 1);
   return found;
 }
 
@@ -125,6 +144,7 @@ void TrainingRun::metrics(const Json& line) {
   metrics_.flush();
   require(metrics_.good(), ErrorKind::kIo, printable((folder_ / "metrics.jsonl").string()),
           ": cannot write; is the disk full?");
+  add_scalars(*events_, line);
 }
 
 void TrainingRun::save(const Trainer& trainer, Json extra, int64_t keep) {
@@ -134,6 +154,11 @@ void TrainingRun::save(const Trainer& trainer, Json extra, int64_t keep) {
 
 void TrainingRun::publish(const Trainer& trainer) const {
   save_model(trainer.model(), folder_ / "model", {{"step", std::to_string(trainer.step())}});
+}
+
+void TrainingRun::report(const RunRecord& record) const {
+  record.write(folder_ / "run.json");
+  write_report(folder_);
 }
 
 double unix_time() {
@@ -152,7 +177,8 @@ Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_se
           {"gradient_norm", finite(report.gradient_norm)},
           {"learning_rate", report.learning_rate},
           {"skipped", report.skipped},
-          {"tokens_per_second", tokens_per_second}};
+          {"tokens_per_second", tokens_per_second},
+          {"peak_memory_bytes", process_usage().peak_memory_bytes}};
 }
 
 std::string step_note(const StepReport& report) {

@@ -2,8 +2,9 @@
 /// What every training job shares: its options, the run folder with its lock, metrics and
 /// checkpoints.
 ///
-/// RUN/ holds model/ (the newest weights, where --model takes it), checkpoints/, metrics.jsonl and
-/// run.json. A run killed at any instant goes on with --resume and ends with the same bits.
+/// RUN/ holds model/ (the newest weights, where --model takes it), checkpoints/, metrics.jsonl,
+/// run.json, report.html and tensorboard/. A run killed at any instant goes on with --resume and
+/// ends with the same bits.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include "libmamba/optimizer.h"
 #include "libmamba/run_checkpoint.h"
 #include "libmamba/trainer.h"
+#include "pipelines/event_file.h"
 #include "pipelines/job.h"
 
 namespace gmamba {
@@ -87,12 +89,14 @@ class TrainingRun {
   /// metrics.jsonl back to it and opens it for more.
   std::optional<Checkpoint> checkpoint(Device device);
 
-  /// Appends a line to metrics.jsonl, flushed.
+  /// Appends a line to metrics.jsonl, flushed, and its numbers to the event file.
   void metrics(const Json& line);
   /// Writes a checkpoint with the caller's record (the fingerprint is added).
   void save(const Trainer& trainer, Json extra, int64_t keep);
   /// Replaces RUN/model by the trainer's weights.
   void publish(const Trainer& trainer) const;
+  /// Writes run.json and report.html as things stand.
+  void report(const RunRecord& record) const;
 
  private:
   void cut_metrics(int64_t step);
@@ -103,6 +107,7 @@ class TrainingRun {
   bool resume_;
   std::optional<RunLock> lock_;
   std::ofstream metrics_;
+  std::optional<EventFile> events_;
 };
 
 /// The line that metrics.jsonl gets for a training step.

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/position_loss.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "io/table.h"
+#include "kernels/cross_entropy.h"
+#include "libmamba/core/text.h"
+#include "pipelines/inference_plan.h"
+#include "pipelines/language_loss.h"
+#include "pipelines/progress.h"
+#include "pipelines/report_page.h"
+#include "pipelines/stop.h"
+#include "pipelines/svg_plot.h"
+
+namespace gmamba {
+namespace {
+
+constexpr double kNatsPerBit = 0.69314718055994530942;
+constexpr double kNormal95 = 1.959963984540054;  // half width of the central 95%, in deviations
+
+size_t bin_of(int64_t seen) {
+  return static_cast<size_t>(std::bit_width(static_cast<uint64_t>(seen))) - 1;
+}
+
+std::string cell(double value) { return std::isfinite(value) ? format_number(value, 6) : "NA"; }
+
+Json finite(double value) { return std::isfinite(value) ? Json(value) : Json(); }
+
+Json to_json(const Interval95& interval) {
+  return {{"mean", finite(interval.mean)},
+          {"low", finite(interval.low)},
+          {"high", finite(interval.high)}};
+}
+
+std::vector<std::vector<std::string>> rows_of(const std::vector<PositionBin>& bins, bool limited) {
+  std::vector<std::vector<std::string>> rows = {{"context_from", "context_to", "bases", "blocks",
+                                                 "loss", "loss_low", "loss_high", "bits_per_base"}};
+  if (limited) {
+    rows[0].insert(rows[0].end(),
+                   {"limited_loss", "difference", "difference_low", "difference_high"});
+  }
+  for (const PositionBin& bin : bins) {
+    const Interval95 loss = bin.loss.interval();
+    rows.push_back({std::to_string(bin.from), std::to_string(bin.to),
+                    std::to_string(std::llround(bin.loss.bases())),
+                    std::to_string(bin.loss.blocks()), cell(loss.mean), cell(loss.low),
+                    cell(loss.high), cell(loss.mean / kNatsPerBit)});
+    if (!limited) continue;
+    const Interval95 difference = bin.difference.interval();
+    rows.back().insert(rows.back().end(), {cell(bin.limited.interval().mean), cell(difference.mean),
+                                           cell(difference.low), cell(difference.high)});
+  }
+  return rows;
+}
+
+PlotPoint point_of(const PositionBin& bin, const Interval95& interval) {
+  const double middle = std::sqrt(static_cast<double>(bin.from) * static_cast<double>(bin.to));
+  return {middle, interval.mean / kNatsPerBit, interval.low / kNatsPerBit,
+          interval.high / kNatsPerBit};
+}
+
+}  // namespace
+
+void BlockSums::add(double total, double bases) {
+  ++blocks_;
+  total_ += total;
+  bases_ += bases;
+  total_squared_ += total * total;
+  bases_squared_ += bases * bases;
+  product_ += total * bases;
+}
+
+Interval95 BlockSums::interval() const {
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  if (bases_ <= 0) return {none, none, none};
+  const double mean = total_ / bases_;
+  if (blocks_ < 2) return {mean, none, none};
+  const auto n = static_cast<double>(blocks_);
+  const double residual =
+      total_squared_ - 2 * mean * product_ + mean * mean * bases_squared_;  // of total - mean bases
+  const double deviation = std::sqrt(std::max(0.0, residual) * n / (n - 1)) / bases_;
+  return {mean, mean - kNormal95 * deviation, mean + kNormal95 * deviation};
+}
+
+PositionLoss::PositionLoss(Context& ctx, const Model& model, int64_t segment, int64_t limit,
+                           Progress* progress)
+    : ctx_(ctx),
+      model_(model),
+      segment_(segment),
+      limit_(limit),
+      progress_(progress),
+      whole_(model.config(), 1, ctx.device()),
+      limited_(model.config(), 1, ctx.device()) {}
+
+void PositionLoss::run(RecordFeed& feed, const TokenSource& source) {
+  source_ = &source;
+  while (true) {
+    switch (feed.next()) {
+      case RecordFeed::Kind::kEnd:
+        return;
+      case RecordFeed::Kind::kWave:  // records without bases
+        break;
+      case RecordFeed::Kind::kLong:
+        run_record(feed);
+        break;
+    }
+  }
+}
+
+/// Tokens read together from position `at` on: whole windows of a limit that is shorter than a
+/// segment, and never across the border of a longer one.
+int64_t PositionLoss::piece_tokens(int64_t at) const {
+  if (limit_ == 0) return segment_;
+  if (limit_ <= segment_) return segment_ / limit_ * limit_;
+  return std::min(segment_, limit_ - at % limit_);
+}
+
+void PositionLoss::run_record(RecordFeed& feed) {
+  std::vector<uint8_t> tokens(static_cast<size_t>(segment_) + 1);
+  whole_.reset();
+  int64_t held = 0;
+  for (int64_t at = 0;;) {
+    check_stop();
+    // one token more than is read: the target of the last
+    const int64_t want = piece_tokens(at) + 1;
+    held += feed.read(
+        std::span(tokens).subspan(static_cast<size_t>(held), static_cast<size_t>(want - held)));
+    const bool last = held < want;
+    const int64_t count = last ? held : want - 1;
+    run_piece(std::span(tokens).first(static_cast<size_t>(held)), at, count);
+    bases_ += count;
+    if (progress_ != nullptr) {
+      if (const double fraction = source_->fraction(); fraction >= 0) {
+        progress_->set_fraction(fraction);
+      }
+      progress_->add(count);
+    }
+    if (last) break;
+    tokens[0] = tokens[static_cast<size_t>(want - 1)];
+    held = 1;
+    at += count;
+  }
+  close_block();
+}
+
+/// `count` tokens from position `at`, and the one after them if there is one.
+void PositionLoss::run_piece(std::span<const uint8_t> tokens, int64_t at, int64_t count) {
+  if (count == 0) return;
+  const std::vector<int32_t> targets = next_base_targets(model_.vocabulary(), tokens, count);
+  const auto read = tokens.first(static_cast<size_t>(count));
+  std::vector<float> losses(static_cast<size_t>(count));
+  std::vector<float> limited(limit_ > 0 ? losses.size() : 0);
+  add_losses(read, targets, 1, whole_, losses);
+  if (limit_ > 0) limited_losses(read, targets, at, limited);
+  for (size_t i = 0; i < losses.size(); ++i) {
+    if (targets[i] == kIgnoreTarget) continue;
+    const size_t bin = bin_of(at + static_cast<int64_t>(i) + 1);
+    if (bin != block_.bin || block_.bases == kBlockBases) close_block();
+    block_.bin = bin;
+    block_.whole += static_cast<double>(losses[i]);
+    if (limit_ > 0) block_.limited += static_cast<double>(limited[i]);
+    ++block_.bases;
+    ++predicted_;
+  }
+}
+
+/// Loss of each of `rows` equal parts of the tokens, going on from `state`.
+void PositionLoss::add_losses(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
+                              int64_t rows, SequenceState& state, std::span<float> losses) {
+  const Arena::Scope scope(ctx_.arena());
+  const auto count = static_cast<int64_t>(tokens.size());
+  const Shape shape = {rows, count / rows};
+  const int64_t d_model = model_.config().d_model;
+  const TensorView on_device = ctx_.arena().tensor(DType::kU8, shape);
+  const TensorView wanted = ctx_.arena().tensor(DType::kI32, {count});
+  const TensorView hidden = ctx_.arena().f32({rows, count / rows, d_model});
+  const TensorView logits = ctx_.arena().f32({count, model_.config().vocab_size});
+  const TensorView each = ctx_.arena().f32({count});
+  ctx_.upload(host_view(tokens.data(), shape), on_device);
+  ctx_.upload(host_view(targets.data(), {count}), wanted);
+  model_.forward(ctx_, on_device, state, hidden);
+  model_.logits(ctx_, hidden.reshape({count, d_model}), logits);
+  cross_entropy(ctx_, {.logits = logits, .targets = wanted, .losses = each});
+  ctx_.download(each, host_view(losses.data(), {count}));
+}
+
+void PositionLoss::limited_losses(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
+                                  int64_t at, std::span<float> losses) {
+  if (limit_ > segment_) {
+    if (at % limit_ == 0) limited_.reset();
+    add_losses(tokens, targets, 1, limited_, losses);
+    return;
+  }
+  const int64_t state_bytes = std::max<int64_t>(1, SequenceState::bytes(model_.config(), 1));
+  const int64_t most = std::max<int64_t>(1, kBatchStateBytes / state_bytes);
+  const auto count = static_cast<int64_t>(tokens.size());
+  for (int64_t begin = 0; begin < count;) {
+    // whole windows as rows of a batch, each from an empty state; the rest of the record alone
+    const int64_t rows = std::clamp<int64_t>((count - begin) / limit_, 1, most);
+    const int64_t size = std::min(count - begin, rows * limit_);
+    const Arena::Scope scope(ctx_.arena());
+    SequenceState state = SequenceState::scratch(ctx_, model_.config(), rows);
+    const auto from = static_cast<size_t>(begin);
+    const auto part = static_cast<size_t>(size);
+    add_losses(tokens.subspan(from, part), targets.subspan(from, part), rows, state,
+               losses.subspan(from, part));
+    begin += size;
+  }
+}
+
+void PositionLoss::close_block() {
+  if (block_.bases > 0) {
+    while (bins_.size() <= block_.bin) {
+      const int64_t from = int64_t{1} << bins_.size();
+      bins_.push_back({from, 2 * from - 1, {}, {}, {}});
+    }
+    PositionBin& bin = bins_[block_.bin];
+    const auto bases = static_cast<double>(block_.bases);
+    bin.loss.add(block_.whole, bases);
+    if (limit_ > 0) {
+      bin.limited.add(block_.limited, bases);
+      bin.difference.add(block_.limited - block_.whole, bases);
+    }
+  }
+  block_ = {};
+}
+
+std::vector<PositionBin> PositionLoss::bins() const {
+  std::vector<PositionBin> filled;
+  std::copy_if(bins_.begin(), bins_.end(), std::back_inserter(filled),
+               [](const PositionBin& bin) { return bin.loss.blocks() > 0; });
+  return filled;
+}
+
+std::string position_table(const std::vector<PositionBin>& bins, bool limited) {
+  std::string table;
+  for (const std::vector<std::string>& row : rows_of(bins, limited)) table += tsv_line(row);
+  return table;
+}
+
+Json position_json(const std::vector<PositionBin>& bins, bool limited) {
+  Json list = Json::array();
+  for (const PositionBin& bin : bins) {
+    const Interval95 loss = bin.loss.interval();
+    Json entry = {{"context_from", bin.from},
+                  {"context_to", bin.to},
+                  {"bases", std::llround(bin.loss.bases())},
+                  {"blocks", bin.loss.blocks()},
+                  {"loss", to_json(loss)},
+                  {"bits_per_base", finite(loss.mean / kNatsPerBit)}};
+    if (limited) {
+      entry["limited_loss"] = to_json(bin.limited.interval());
+      entry["difference"] = to_json(bin.difference.interval());
+    }
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
+std::string position_page(const std::string& model, const std::vector<PositionBin>& bins,
+                          int64_t limit) {
+  Plot curve{.title = "Loss against the context seen",
+             .x_label = "bases of context seen",
+             .y_label = "bits per base",
+             .x_scale = PlotScale::kLog2,
+             .series = {},
+             .levels = {}};
+  Plot gain = curve;
+  gain.title = concat("What more than ", format_count(limit), " bases of context give");
+  gain.y_label = "bits per base saved";
+  gain.levels.push_back({"no difference", 0});
+  PlotSeries whole{
+      .label = "all context", .points = {}, .colour = 0, .markers = true, .band = true};
+  PlotSeries less{.label = concat("at most ", format_count(limit), " bases"),
+                  .points = {},
+                  .colour = 1,
+                  .markers = true,
+                  .band = true};
+  PlotSeries paired{.label = "paired difference, with its 95% interval",
+                    .points = {},
+                    .colour = 2,
+                    .markers = true,
+                    .band = true};
+  for (const PositionBin& bin : bins) {
+    whole.points.push_back(point_of(bin, bin.loss.interval()));
+    less.points.push_back(point_of(bin, bin.limited.interval()));
+    paired.points.push_back(point_of(bin, bin.difference.interval()));
+  }
+  curve.series.push_back(std::move(whole));
+  if (limit > 0) curve.series.push_back(std::move(less));
+  gain.series.push_back(std::move(paired));
+  std::string body = concat("<h1>", html_escape(model),
+                            "</h1>\n<p>Loss against the bases read since the model's state "
+                            "was empty. Shaded: 95% intervals over blocks of at most ",
+                            kBlockBases, " bases.</p>\n", draw_plot(curve));
+  if (limit > 0) body += draw_plot(gain);
+  return html_page(concat(model, " - loss by context"),
+                   body + html_table(rows_of(bins, limit > 0)));
+}
+
+}  // namespace gmamba

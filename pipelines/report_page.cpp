@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/report_page.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+
+#include "libmamba/core/error.h"
+#include "libmamba/core/file.h"
+#include "libmamba/core/text.h"
+#include "pipelines/svg_plot.h"
+
+namespace gmamba {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kPointsDrawn = 500;   // of a curve
+constexpr size_t kContigsShown = 200;  // rows of the table
+constexpr double kMebibyte = 1048576;
+
+// ---- reading what may be missing or of another type
+
+const Json& member(const Json& object, std::string_view key) {
+  static const Json nothing;
+  if (!object.is_object()) return nothing;
+  const auto found = object.find(std::string(key));
+  return found == object.end() ? nothing : *found;
+}
+
+double number(const Json& object, std::string_view key) {
+  const Json& value = member(object, key);
+  return value.is_number() ? value.get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+std::string shown(const Json& value) {
+  if (value.is_null()) return "";
+  if (value.is_string()) return value.get<std::string>();
+  if (value.is_number_integer()) return format_count(value.get<int64_t>());
+  if (value.is_number()) return format_number(value.get<double>(), 6);
+  return value.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+std::string figure_text(double value, int digits) {
+  return std::isfinite(value) ? format_number(value, digits) : std::string("-");
+}
+
+std::string count_text(double value) {
+  return std::isfinite(value) && std::abs(value) < 9e18
+             ? format_count(static_cast<int64_t>(std::llround(value)))
+             : std::string("-");
+}
+
+bool is_split(const Json& line, std::string_view split) {
+  const Json& value = member(line, "split");
+  return value.is_string() && value.get<std::string>() == split;
+}
+
+std::vector<PlotPoint> curve(const std::vector<Json>& metrics, std::string_view split,
+                             std::string_view key, double scale = 1) {
+  std::vector<PlotPoint> points;
+  for (const Json& line : metrics) {
+    if (!is_split(line, split) || !line.contains(std::string(key))) continue;
+    const double value = number(line, key) * scale;
+    points.push_back({number(line, "tokens"), value, value, value});
+  }
+  return points;
+}
+
+bool any_drawn(const std::vector<PlotPoint>& points) {
+  return std::any_of(points.begin(), points.end(),
+                     [](const PlotPoint& point) { return std::isfinite(point.y); });
+}
+
+/// The newest line of a split, or null.
+Json newest(const std::vector<Json>& metrics, std::string_view split) {
+  for (auto line = metrics.rbegin(); line != metrics.rend(); ++line) {
+    if (is_split(*line, split)) return *line;
+  }
+  return {};
+}
+
+/// Training as a line with the spread of what it averages, held-out as dots.
+Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
+                 const std::string& unit, std::string_view key) {
+  Plot plot{.title = title, .x_label = "tokens", .y_label = unit, .series = {}, .levels = {}};
+  plot.focus = true;
+  plot.series.push_back({.label = "training",
+                         .points = thin_points(curve(metrics, "train", key), kPointsDrawn),
+                         .colour = 0,
+                         .markers = false,
+                         .band = true});
+  plot.series.push_back({.label = "held out",
+                         .points = thin_points(curve(metrics, "valid", key), kPointsDrawn),
+                         .colour = 1,
+                         .markers = true,
+                         .band = false});
+  return plot;
+}
+
+std::string one_curve(const std::vector<Json>& metrics, const std::string& title,
+                      const std::string& unit, std::string_view key, int colour, double scale = 1) {
+  Plot plot{.title = title, .x_label = "tokens", .y_label = unit, .series = {}, .levels = {}};
+  const std::vector<PlotPoint> points = curve(metrics, "train", key, scale);
+  if (!any_drawn(points)) return {};
+  plot.y_from_zero = true;
+  plot.series.push_back({.label = "training",
+                         .points = thin_points(points, kPointsDrawn),
+                         .colour = colour,
+                         .markers = false,
+                         .band = true});
+  return draw_plot(plot);
+}
+
+// ---- baselines
+
+struct Baseline {
+  std::string name;
+  double bits = 0;
+};
+
+/// markov_order_K_bits_per_base of the results.
+std::vector<Baseline> baselines(const Json& results) {
+  constexpr std::string_view kBefore = "markov_order_", kAfter = "_bits_per_base";
+  std::vector<Baseline> found;
+  if (!results.is_object()) return found;
+  for (const auto& [key, value] : results.items()) {
+    if (!value.is_number() || !key.starts_with(kBefore) || !key.ends_with(kAfter)) continue;
+    const std::string order =
+        key.substr(kBefore.size(), key.size() - kBefore.size() - kAfter.size());
+    found.push_back({concat("order-", order, " Markov model"), value.get<double>()});
+  }
+  return found;
+}
+
+std::string curves(const Json& record, const std::vector<Json>& metrics) {
+  std::string html =
+      "<p>The axes of bits, loss and accuracy fit what comes after the first tenth of the run; "
+      "shaded is the spread of the steps that a point averages.</p>\n";
+  if (any_drawn(curve(metrics, "train", "bits_per_base"))) {
+    Plot bits = both_splits(metrics, "Bits per base", "bits per base", "bits_per_base");
+    for (const Baseline& baseline : baselines(member(record, "results"))) {
+      bits.levels.push_back({baseline.name, baseline.bits});
+    }
+    html += draw_plot(bits);
+  }
+  html += draw_plot(both_splits(metrics, "Loss", "nats per prediction", "loss"));
+  html += draw_plot(both_splits(metrics, "Accuracy", "share predicted right", "accuracy"));
+  html += "<div class=\"pair\">\n";
+  html += one_curve(metrics, "Learning rate", "learning rate", "learning_rate", 2);
+  html += one_curve(metrics, "Gradient norm, before clipping", "norm", "gradient_norm", 3);
+  html += one_curve(metrics, "Speed", "tokens per second", "tokens_per_second", 0);
+  html += one_curve(metrics, "Peak resident memory", "MiB", "peak_memory_bytes", 5, 1 / kMebibyte);
+  return html + "</div>\n";
+}
+
+// ---- tables
+
+std::string held_out_table(const Json& record, const std::vector<Json>& metrics) {
+  const Json last = newest(metrics, "valid");
+  const Json& results = member(record, "results");
+  std::string html;
+  if (std::isfinite(number(last, "bits_per_base"))) {
+    std::vector<std::vector<std::string>> rows = {{"on the held-out bases", "bits per base"}};
+    rows.push_back({concat("this model, step ", count_text(number(last, "step"))),
+                    figure_text(number(last, "bits_per_base"), 5)});
+    for (const Baseline& baseline : baselines(results)) {
+      rows.push_back(
+          {concat(baseline.name, " of the training bases"), figure_text(baseline.bits, 5)});
+    }
+    html += "<h2>Beside baselines</h2>\n" + html_table(rows);
+    if (rows.size() == 2) html += "<p>Baselines are computed when the run ends.</p>\n";
+  }
+  std::vector<std::vector<std::string>> judged = {
+      {"held-out sequences", "accuracy", "MCC", "macro F1", "sequences"}};
+  for (const auto& [key, name] : {std::pair{"held_out", "this model, best on what is held out"},
+                                  std::pair{"kmer_baseline", "k-mer logistic regression"}}) {
+    const Json& found = member(results, key);
+    if (!found.is_object()) continue;
+    judged.push_back(
+        {name, figure_text(number(found, "accuracy"), 4), figure_text(number(found, "mcc"), 4),
+         figure_text(number(found, "macro_f1"), 4), count_text(number(found, "count"))});
+  }
+  if (judged.size() > 1) html += "<h2>Beside baselines</h2>\n" + html_table(judged);
+  return html;
+}
+
+std::string contig_table(const std::vector<Json>& metrics) {
+  const Json last = newest(metrics, "valid");
+  const Json& contigs = member(last, "contigs");
+  if (!contigs.is_array() || contigs.empty()) return {};
+  std::vector<std::vector<std::string>> rows = {
+      {"contig", "file", "predicted bases", "bits per base", "loss", "accuracy"}};
+  for (const Json& contig : contigs) {
+    if (rows.size() > kContigsShown) break;
+    rows.push_back(
+        {shown(member(contig, "contig")), shown(member(contig, "file")),
+         count_text(number(contig, "bases")), figure_text(number(contig, "bits_per_base"), 5),
+         figure_text(number(contig, "loss"), 5), figure_text(number(contig, "accuracy"), 4)});
+  }
+  std::string html = concat("<h2>Held out, by contig (step ", count_text(number(last, "step")),
+                            ")</h2>\n", html_table(rows));
+  const double left =
+      number(last, "contigs_left_out") + static_cast<double>(contigs.size() + 1 - rows.size());
+  if (left > 0)
+    html += concat("<p>", count_text(left), " contigs with fewer bases not shown.</p>\n");
+  return html;
+}
+
+/// A word as a shell takes it.
+std::string quoted(const std::string& word) {
+  const bool plain =
+      !word.empty() &&
+      word.find_first_not_of(
+          "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=:,+@%") ==
+          std::string::npos;
+  if (plain) return word;
+  std::string out = "'";
+  for (const char c : word) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::string command_text(const Json& record) {
+  std::string text;
+  const Json& words = member(record, "command_line");
+  if (!words.is_array()) return text;
+  for (const Json& word : words) {
+    if (!text.empty()) text += " ";
+    text += quoted(shown(word));
+  }
+  return text;
+}
+
+std::string origin(const Json& record) {
+  const Json& device = member(record, "device");
+  std::vector<std::vector<std::string>> rows = {{"", ""}};
+  const auto row = [&](const std::string& name, const std::string& value) {
+    if (!value.empty()) rows.push_back({name, value});
+  };
+  row("gmamba", shown(member(record, "gmamba")));
+  row("device",
+      shown(member(device, "hardware")).empty()
+          ? shown(member(device, "name"))
+          : concat(shown(member(device, "name")), ", ", shown(member(device, "hardware"))));
+  row("threads", shown(member(device, "threads")));
+  row("precision", shown(member(device, "precision")));
+  row("seed", shown(member(record, "seed")));
+  row("started (UTC)", shown(member(record, "started")));
+  if (const double seconds = number(record, "seconds"); std::isfinite(seconds)) {
+    row("time of the last process", format_duration(seconds));
+  }
+  if (const double bytes = number(record, "peak_memory_bytes"); std::isfinite(bytes)) {
+    row("peak resident memory", format_bytes(std::llround(std::clamp(bytes, 0.0, 9e18))));
+  }
+  row("model at the start", shown(member(member(record, "model"), "path")));
+  const Json& inputs = member(record, "inputs");
+  for (size_t i = 0; inputs.is_array() && i < inputs.size() && i < kContigsShown; ++i) {
+    const double bytes = number(inputs[i], "bytes");
+    row("input", concat(shown(member(inputs[i], "path")),
+                        std::isfinite(bytes) ? concat(" (", count_text(bytes), " bytes)") : ""));
+  }
+  std::string html = "<h2>Where it comes from</h2>\n";
+  if (const std::string command = command_text(record); !command.empty()) {
+    html += concat("<pre>", html_escape(command), "</pre>\n");
+  }
+  html += html_table(rows);
+  const Json& options = member(record, "options");
+  if (options.is_object() && !options.empty()) {
+    std::vector<std::vector<std::string>> all = {{"option", "value"}};
+    for (const auto& [key, value] : options.items()) {
+      all.push_back(
+          {concat("--", key), value.is_string()
+                                  ? value.get<std::string>()
+                                  : value.dump(-1, ' ', false, Json::error_handler_t::replace)});
+    }
+    html += concat("<details><summary>All options, as resolved</summary>\n", html_table(all),
+                   "</details>\n");
+  }
+  return html;
+}
+
+void tile(std::string& html, std::string_view name, const std::string& value) {
+  if (value.empty() || value == "-") return;
+  html +=
+      concat("<div><b>", html_escape(value), "</b><span>", html_escape(name), "</span></div>\n");
+}
+
+std::string summary(const Json& record, const std::vector<Json>& metrics) {
+  const Json train = newest(metrics, "train");
+  const Json valid = newest(metrics, "valid");
+  const Json& results = member(record, "results");
+  const double planned = number(results, "planned_steps");
+  std::string html = "<div class=\"tiles\">\n";
+  std::string steps = count_text(number(train, "step"));
+  if (std::isfinite(planned)) steps += concat(" of ", count_text(planned));
+  tile(html, "steps", steps);
+  tile(html, "tokens", count_text(number(train, "tokens")));
+  tile(html, "held-out bits per base", figure_text(number(valid, "bits_per_base"), 5));
+  tile(html, "held-out loss", figure_text(number(valid, "loss"), 4));
+  tile(html, "held-out accuracy", figure_text(number(valid, "accuracy"), 4));
+  const double rate = number(train, "tokens_per_second");
+  tile(html, "tokens per second", std::isfinite(rate) ? format_short(rate) : "");
+  const double skipped = number(results, "skipped_steps");
+  if (skipped > 0) tile(html, "updates skipped (gradient not finite)", count_text(skipped));
+  return html + "</div>\n";
+}
+
+constexpr std::string_view kPageStyle =
+    R"(body{margin:0;background:var(--page);color:var(--text);font:15px/1.5 system-ui,sans-serif}
+main{max-width:920px;margin:0 auto;padding:28px 18px 60px}
+h1{font-size:24px;margin:0 0 2px;overflow-wrap:anywhere}h2{font-size:17px;margin:1.8em 0 .5em}
+.sub,p{color:var(--faint);margin:.2em 0 1.2em}
+.tiles{display:flex;flex-wrap:wrap;gap:10px;margin-bottom:1.6em}
+.tiles div{background:var(--card);border-radius:8px;padding:8px 16px}
+.tiles b{display:block;font-size:19px;font-variant-numeric:tabular-nums}
+.tiles span{font-size:13px;color:var(--faint)}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(390px,1fr));gap:0 1.2em}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;min-width:50%}
+th,td{text-align:right;padding:3px 14px 3px 0;border-bottom:1px solid var(--soft)}
+th{font-weight:600;color:var(--faint)}
+th:first-child,td:first-child,.text td,.text th{text-align:left}
+td{overflow-wrap:anywhere}
+pre{background:var(--card);border-radius:8px;padding:12px 16px;white-space:pre-wrap;overflow-wrap:anywhere}
+summary{cursor:pointer;margin:1em 0}
+)";
+
+}  // namespace
+
+std::string html_page(std::string_view title, std::string_view body) {
+  return concat(
+      "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<meta "
+      "name=\"color-scheme\" content=\"light dark\">\n<title>",
+      html_escape(title), "</title>\n<style>\n", plot_style(), kPageStyle,
+      "</style>\n</head>\n<body>\n<main>\n", body, "</main>\n</body>\n</html>\n");
+}
+
+std::string html_table(const std::vector<std::vector<std::string>>& rows) {
+  if (rows.empty()) return {};
+  const bool text = rows.front().size() == 2 && rows.front().back() != "bits per base";
+  std::string html =
+      text ? "<div class=\"wide\"><table class=\"text\">\n" : "<div class=\"wide\"><table>\n";
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const char* const tag = r == 0 ? "th" : "td";
+    if (r == 0 && std::all_of(rows[0].begin(), rows[0].end(),
+                              [](const std::string& cell) { return cell.empty(); })) {
+      continue;
+    }
+    html += "<tr>";
+    for (const std::string& cell : rows[r]) {
+      html += concat("<", tag, ">", html_escape(cell), "</", tag, ">");
+    }
+    html += "</tr>\n";
+  }
+  return html + "</table></div>\n";
+}
+
+std::vector<Json> read_metrics(const fs::path& path) {
+  std::vector<Json> lines;
+  if (!path_exists(path)) return lines;
+  for (const std::string& line : split(read_file(path, int64_t{1} << 33), '\n')) {
+    if (line.empty()) continue;
+    try {
+      Json json = parse_json(line, "metrics.jsonl");
+      if (json.is_object() && member(json, "step").is_number_integer()) {
+        lines.push_back(std::move(json));
+      }
+    } catch (const Error&) {
+      continue;
+    }
+  }
+  return lines;
+}
+
+std::string report_page(std::string_view name, const Json& record,
+                        const std::vector<Json>& metrics) {
+  const Json& finished = member(member(record, "results"), "finished");
+  const bool running = finished.is_boolean() && !finished.get<bool>();
+  const std::string what = shown(member(record, "command"));
+  std::string body =
+      concat("<h1>", html_escape(name), "</h1>\n<div class=\"sub\">gmamba ", html_escape(what),
+             running ? ", not finished" : ", finished", "</div>\n");
+  body += summary(record, metrics);
+  if (metrics.empty()) body += "<p>No measurement was written yet.</p>\n";
+  body += curves(record, metrics);
+  body += held_out_table(record, metrics);
+  body += contig_table(metrics);
+  body += origin(record);
+  return html_page(concat(name, " - gmamba"), body);
+}
+
+void write_report(const fs::path& run) {
+  Json record = Json::object();
+  const fs::path path = run / "run.json";
+  if (path_exists(path)) {
+    record = parse_json(read_file(path, int64_t{1} << 28), printable(path.string()));
+  }
+  fs::path name = run.filename();
+  if (name.empty()) name = run.parent_path().filename();
+  write_file(run / "report.html",
+             report_page(name.string(), record, read_metrics(run / "metrics.jsonl")));
+}
+
+}  // namespace gmamba

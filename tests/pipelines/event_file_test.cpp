@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/event_file.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+#include <vector>
+
+#include "tests/pipelines/pipeline_fixture.h"
+
+namespace gmamba::test {
+namespace {
+
+/// CRC-32C bit by bit, from the definition.
+uint32_t naive_crc32c(const std::string& bytes) {
+  uint32_t crc = ~0U;
+  for (const char c : bytes) {
+    for (int bit = 0; bit < 8; ++bit) {
+      const uint32_t in = (static_cast<unsigned char>(c) >> bit) & 1U;
+      const uint32_t out = (crc & 1U) ^ in;
+      crc >>= 1;
+      if (out != 0) crc ^= 0x82F63B78U;
+    }
+  }
+  return ~crc;
+}
+
+/// A reader of records and messages that shares nothing with the writer.
+struct Field {
+  uint64_t varint = 0;
+  std::string bytes;
+};
+
+class Decoder {
+ public:
+  explicit Decoder(const std::string& bytes) : bytes_(bytes) {}
+  bool end() const { return at_ == bytes_.size(); }
+  std::string take(size_t count) {
+    if (bytes_.size() - at_ < count) throw std::runtime_error("the bytes end early");
+    at_ += count;
+    return bytes_.substr(at_ - count, count);
+  }
+  template <class T>
+  T number() {
+    T value;
+    const std::string raw = take(sizeof(T));
+    std::memcpy(&value, raw.data(), sizeof(T));  // the tests run on little-endian machines
+    return value;
+  }
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 70; shift += 7) {
+      const auto byte = number<uint8_t>();
+      value += static_cast<uint64_t>(byte % 128) << shift;
+      if (byte < 128) return value;
+    }
+    throw std::runtime_error("a varint without end");
+  }
+  std::multimap<uint64_t, Field> message() {
+    std::multimap<uint64_t, Field> fields;
+    while (!end()) {
+      const uint64_t key = varint();
+      Field field;
+      switch (key % 8) {
+        case 0:
+          field.varint = varint();
+          break;
+        case 1:
+          field.bytes = take(8);
+          break;
+        case 2:
+          field.bytes = take(varint());
+          break;
+        case 5:
+          field.bytes = take(4);
+          break;
+        default:
+          throw std::runtime_error("a wire type that is not used");
+      }
+      fields.emplace(key / 8, field);
+    }
+    return fields;
+  }
+  std::string record() {
+    const std::string head = take(8);
+    const auto head_crc = number<uint32_t>();
+    uint64_t size = 0;
+    std::memcpy(&size, head.data(), 8);
+    std::string body = take(size);
+    const auto body_crc = number<uint32_t>();
+    if (head_crc != mask(head) || body_crc != mask(body)) throw std::runtime_error("bad checksum");
+    return body;
+  }
+
+ private:
+  static uint32_t mask(const std::string& bytes) {
+    const uint32_t crc = naive_crc32c(bytes);
+    return static_cast<uint32_t>(((crc >> 15) | (uint64_t{crc} << 17)) + 0xA282EAD8U);
+  }
+  std::string bytes_;
+  size_t at_ = 0;
+};
+
+double as_double(const std::string& bytes) { return Decoder(bytes).number<double>(); }
+float as_float(const std::string& bytes) { return Decoder(bytes).number<float>(); }
+
+TEST(Crc32c, GivesThePublishedValues) {
+  // RFC 3720, appendix B.4
+  EXPECT_EQ(crc32c(std::string(32, '\0')), 0x8A9136AAU);
+  EXPECT_EQ(crc32c(std::string(32, '\xff')), 0x62A8AB43U);
+  std::string up, down;
+  for (char c = 0; c < 32; ++c) {
+    up += c;
+    down.insert(0, 1, c);
+  }
+  EXPECT_EQ(crc32c(up), 0x46DD794EU);
+  EXPECT_EQ(crc32c(down), 0x113FDB5CU);
+  EXPECT_EQ(crc32c("123456789"), 0xE3069283U);
+  EXPECT_EQ(crc32c(""), 0U);
+  EXPECT_EQ(crc32c("gmamba"), naive_crc32c("gmamba"));
+}
+
+TEST(EventFiles, RecordsAreFramedByteForByte) {
+  const std::string record = tf_record("abc");
+  ASSERT_EQ(record.size(), 8U + 4 + 3 + 4);
+  EXPECT_EQ(record.substr(0, 8), std::string("\x03\0\0\0\0\0\0\0", 8));
+  EXPECT_EQ(record.substr(12, 3), "abc");
+  EXPECT_EQ(Decoder(record).record(), "abc");
+  std::string damaged = record;
+  damaged[13] ^= 1;
+  EXPECT_THROW(Decoder(damaged).record(), std::runtime_error);
+}
+
+class EventFileTest : public PipelineTest {};
+
+TEST_F(EventFileTest, AReaderFindsWhatWasWritten) {
+  EventFile file(path("board"), 1700000000.25);
+  EXPECT_EQ(file.path().filename().string().find("events.out.tfevents.1700000000."), 0U);
+  const std::vector<Scalar> scalars = {{"train/loss", 1.375}, {"valid/loss", -2e-3}};
+  file.add(1700000001.5, 300, scalars);
+  file.add(1700000002, 301, {});
+  file.restart(1700000003, int64_t{1} << 40);
+
+  Decoder records(slurp(file.path()));
+  auto version = Decoder(records.record()).message();
+  EXPECT_EQ(as_double(version.find(1)->second.bytes), 1700000000.25);
+  EXPECT_EQ(version.find(3)->second.bytes, "brain.Event:2");
+
+  auto event = Decoder(records.record()).message();
+  EXPECT_EQ(as_double(event.find(1)->second.bytes), 1700000001.5);
+  EXPECT_EQ(event.find(2)->second.varint, 300U);
+  const auto summary = Decoder(event.find(5)->second.bytes).message();
+  ASSERT_EQ(summary.count(1), 2U);
+  size_t i = 0;
+  for (const auto& [number, field] : summary) {
+    const auto value = Decoder(field.bytes).message();
+    EXPECT_EQ(number, 1U);
+    EXPECT_EQ(value.find(1)->second.bytes, scalars[i].tag);
+    EXPECT_EQ(as_float(value.find(2)->second.bytes), static_cast<float>(scalars[i].value));
+    ++i;
+  }
+
+  auto restart = Decoder(records.record()).message();
+  EXPECT_EQ(restart.find(2)->second.varint, uint64_t{1} << 40);
+  EXPECT_EQ(Decoder(restart.find(7)->second.bytes).message().find(1)->second.varint, 1U);
+  EXPECT_TRUE(records.end()) << "an event without scalars is none";
+}
+
+TEST_F(EventFileTest, ASecondFileTakesAnotherName) {
+  EventFile first(path("board"), 1700000000);
+  EventFile second(path("board"), 1700000000);
+  EXPECT_NE(first.path(), second.path());
+}
+
+TEST_F(EventFileTest, AFolderThatCannotBeMadeIsAnError) {
+  std::ofstream(path("file")) << "x";
+  EXPECT_THROW(EventFile(path("file") + "/board", 1), Error);
+}
+
+}  // namespace
+}  // namespace gmamba::test

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/report_page.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+#include <regex>
+
+#include "pipelines/svg_plot.h"
+#include "tests/pipelines/pipeline_fixture.h"
+
+namespace gmamba::test {
+namespace {
+
+size_t count_of(const std::string& text, const std::string& part) {
+  size_t count = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
+}
+
+/// Every element that is opened is closed, in order; attributes are quoted.
+void expect_well_formed(const std::string& html) {
+  std::vector<std::string> open;
+  const std::regex tag(R"(<(/?)([a-zA-Z0-9]+)((?: [a-zA-Z0-9-]+="[^"<>]*")*)(/?)>|<)");
+  const std::string body = std::regex_replace(html, std::regex("<!DOCTYPE html>"), "");
+  for (std::sregex_iterator it(body.begin(), body.end(), tag), end; it != end; ++it) {
+    ASSERT_TRUE((*it)[2].matched) << "a bare '<' before "
+                                  << body.substr(static_cast<size_t>(it->position()), 60);
+    const std::string name = (*it)[2];
+    if (name == "meta" || (*it)[4] == "/") continue;
+    if ((*it)[1] == "/") {
+      ASSERT_FALSE(open.empty()) << name;
+      ASSERT_EQ(open.back(), name);
+      open.pop_back();
+    } else {
+      open.push_back(name);
+    }
+  }
+  EXPECT_TRUE(open.empty());
+}
+
+std::vector<Json> metrics_of_a_run() {
+  std::vector<Json> metrics;
+  for (int step = 1; step <= 2000; ++step) {
+    metrics.push_back({{"step", step},
+                       {"split", "train"},
+                       {"tokens", 1000 * step},
+                       {"loss", 1.5 / step + 1.3},
+                       {"bits_per_base", (1.5 / step + 1.3) * 1.4427},
+                       {"learning_rate", 1e-3},
+                       {"gradient_norm", step == 7 ? Json() : Json(0.5)},
+                       {"tokens_per_second", 4e6},
+                       {"peak_memory_bytes", 1 << 30}});
+  }
+  metrics.push_back({{"step", 2000},
+                     {"split", "valid"},
+                     {"tokens", 2000000},
+                     {"loss", 1.3125},
+                     {"bits_per_base", 1.8935},
+                     {"contigs", Json::array({{{"contig", "<b>chr1</b>"},
+                                               {"file", "a&b.fa"},
+                                               {"bases", 12345},
+                                               {"loss", 1.25},
+                                               {"bits_per_base", 1.8034}}})}});
+  return metrics;
+}
+
+Json record_of_a_run() {
+  return {{"gmamba", "0.1.0"},
+          {"command", "pretrain"},
+          {"command_line", {"gmamba", "pretrain", "--out", "a 'run' <script>alert(1)</script>"}},
+          {"options", {{"out", "\"><img src=x>"}, {"lr", 0.008}}},
+          {"device", {{"name", "cpu"}, {"threads", 2}}},
+          {"results", {{"finished", true}, {"markov_order_3_bits_per_base", 1.9417}}}};
+}
+
+TEST(ReportPage, ShowsCurvesBaselinesContigsAndOrigin) {
+  const std::string page = report_page("my run", record_of_a_run(), metrics_of_a_run());
+  expect_well_formed(page);
+  for (const char* part :
+       {"Bits per base", "Learning rate", "Gradient norm", "tokens per second",
+        "Peak resident memory", "order-3 Markov model 1.9417", "12,345", "1.8034", "--lr", "0.008",
+        "a &#39;&#39;\\&#39;&#39;run&#39;", "prefers-color-scheme", "finished", "1.8935"}) {
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(count_of(page, "<figure>"), 6U);
+}
+
+TEST(ReportPage, IsSelfContainedAndEscapesWhatFilesSay) {
+  const std::string page = report_page("<i>&", record_of_a_run(), metrics_of_a_run());
+  for (const char* part :
+       {"<script", "<img", "<b>chr1", "a&b.fa", "<i>&", "http", "src=x>", "url("}) {
+    EXPECT_EQ(page.find(part), std::string::npos) << part;
+  }
+  EXPECT_NE(page.find("&lt;b&gt;chr1&lt;/b&gt;"), std::string::npos);
+  EXPECT_NE(page.find("a&amp;b.fa"), std::string::npos);
+}
+
+TEST(ReportPage, IsMadeOfWhateverIsThere) {
+  expect_well_formed(report_page("empty", Json::object(), {}));
+  expect_well_formed(report_page("null", Json(), {Json::object(), Json({{"split", 3}})}));
+  const std::vector<Json> odd = {
+      {{"split", "train"}, {"step", "x"}, {"tokens", 5}, {"loss", nullptr}},
+      {{"split", "valid"}, {"step", 1}, {"loss", 2.0}, {"contigs", {1, "two", nullptr}}}};
+  expect_well_formed(report_page("odd", {{"results", 5}, {"options", "no"}}, odd));
+}
+
+TEST(ReportPage, LongCurvesAreThinned) {
+  const std::string page = report_page("r", record_of_a_run(), metrics_of_a_run());
+  EXPECT_LT(page.size(), 200000U);
+}
+
+class ReportFile : public PipelineTest {};
+
+TEST_F(ReportFile, IsWrittenFromTheRunFolderEvenOfAKilledRun) {
+  std::filesystem::create_directories(path("run"));
+  std::ofstream(path("run") + "/metrics.jsonl")
+      << R"({"step":1,"split":"train","tokens":10,"loss":2.5})"
+      << "\n"
+      << R"({"step":2,"split":"train","tokens":20,"lo)";
+  EXPECT_EQ(read_metrics(path("run") + "/metrics.jsonl").size(), 1U);
+  write_report(path("run"));
+  const std::string page = slurp(path("run") + "/report.html");
+  expect_well_formed(page);
+  EXPECT_NE(page.find("<h1>run</h1>"), std::string::npos);
+}
+
+TEST(SvgPlot, TicksAreRoundAndInside) {
+  EXPECT_EQ(round_ticks(0, 10, 5), (std::vector<double>{0, 2, 4, 6, 8, 10}));
+  const std::vector<double> ticks = round_ticks(1.31, 1.47, 6);
+  ASSERT_GE(ticks.size(), 3U);
+  EXPECT_GE(ticks.front(), 1.31);
+  EXPECT_LE(ticks.back(), 1.47);
+  EXPECT_NEAR(ticks[1] - ticks[0], 0.02, 1e-12);
+  EXPECT_TRUE(round_ticks(3, 3, 5).empty());
+  EXPECT_TRUE(round_ticks(0, std::numeric_limits<double>::infinity(), 5).empty());
+  EXPECT_EQ(tick_text(0.25, 0.05, 1.0), "0.25");
+  EXPECT_EQ(tick_text(50000, 50000, 150000), "50k");
+  EXPECT_EQ(tick_text(2500000, 500000, 4e6), "2.5M");
+  EXPECT_EQ(tick_text(0, 1, 5), "0");
+}
+
+TEST(SvgPlot, CoordinatesFollowTheData) {
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.series.push_back({.label = "a", .points = {{0, 1, 0, 0}, {5, 2, 0, 0}, {10, 3, 0, 0}}});
+  const std::string svg = draw_plot(plot);
+  expect_well_formed(svg);
+  // the plot area is 70 to 742 by 254 to 10, with 6% of the span above and below
+  EXPECT_NE(svg.find("M70.0 240.9 L406.0 132.0 L742.0 23.1 "), std::string::npos) << svg;
+}
+
+TEST(SvgPlot, FocusFitsTheAxisToTheLaterCurve) {
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.series.push_back({.label = "a", .points = {{0, 1000, 0, 0}, {5, 2, 0, 0}, {10, 3, 0, 0}}});
+  plot.focus = true;
+  // 2 and 3 span the frame, as if the first point were not there
+  EXPECT_NE(draw_plot(plot).find("L406.0 240.9 L742.0 23.1 "), std::string::npos);
+}
+
+TEST(SvgPlot, GapsAndConstantsAreDrawn) {
+  const double gap = std::numeric_limits<double>::quiet_NaN();
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.series.push_back(
+      {.label = "a", .points = {{0, 2, 0, 0}, {1, gap, 0, 0}, {2, 2, 0, 0}, {3, 2, 0, 0}}});
+  const std::string svg = draw_plot(plot);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  EXPECT_EQ(count_of(svg, "M7") + count_of(svg, " M"), 2U);
+  plot.series[0].points = {{0, gap, 0, 0}};
+  EXPECT_EQ(draw_plot(plot), "");
+}
+
+TEST(SvgPlot, ThinningKeepsMeansAndExtremes) {
+  std::vector<PlotPoint> points;
+  for (int i = 0; i < 1000; ++i) points.push_back({double(i), i % 2 == 0 ? 1.0 : 3.0, 0, 0});
+  const std::vector<PlotPoint> thin = thin_points(points, 10);
+  ASSERT_EQ(thin.size(), 10U);
+  EXPECT_DOUBLE_EQ(thin[0].y, 2);
+  EXPECT_DOUBLE_EQ(thin[0].x, 49.5);
+  EXPECT_EQ(thin[9].low, 1);
+  EXPECT_EQ(thin[9].high, 3);
+}
+
+TEST(SvgPlot, EscapesLongTextWhole) {
+  const std::string text(500, '<');
+  EXPECT_EQ(count_of(html_escape(text), "&lt;"), 500U);
+  std::string words;
+  for (int i = 0; i < 100; ++i) words += "\xc3\xa9\xe2\x82\xac";  // two- and three-byte letters
+  EXPECT_EQ(html_escape(words), words);
+  EXPECT_EQ(html_escape("\x1b[31m"), "\\x1B[31m");
+}
+
+}  // namespace
+}  // namespace gmamba::test
