@@ -199,8 +199,9 @@ TEST(TrainingRuns, StopCleanlyOnSigterm) {
 TEST(TrainingRuns, StopWhereGradientsStayNotFiniteAndKeepWhatWasGood) {
   const fs::path folder = test_folder();
   write_genome(folder / "genome.fa", 1);
-  const Outcome got =
-      run(pretrain_words("run", 1000) + " --lr 1e30 --clip 0 --warmup 0 --keep 2", folder);
+  const Outcome got = run(pretrain_words("run", 1000) +
+                              " --lr 10 --weight-decay 100 --clip 0 --warmup 0 --schedule constant",
+                          folder);
   EXPECT_EQ(got.code, 1);
   EXPECT_TRUE(contains(got.err, "training diverged: the gradient of 10 steps in a row"));
   EXPECT_TRUE(contains(got.err, "--init RUN"));
