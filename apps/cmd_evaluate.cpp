@@ -14,7 +14,8 @@ Command evaluate_command() {
           R"(A language model is judged by its loss on every A, C, G and T but the first of each record, given all
 before it. A model with a task head is judged against --labels or --table. With --baseline-train the
 same is said of Markov models, or of a k-mer regression, trained on those files. A table for people
-goes to stdout, or with --out the figures to a JSON file.)",
+goes to stdout, or with --out the figures to a JSON file. --by-position shows whether long context
+pays: a table of loss against the context seen.)",
       .bind = bind_pipeline<EvaluateOptions>(evaluate)};
 }
 

@@ -95,8 +95,9 @@ StepReport Trainer::end_step() {
   ++skips_in_a_row_;
   require(skips_in_a_row_ < kMostSkips, ErrorKind::kInput, "training diverged: the gradient of ",
           skips_in_a_row_, " steps in a row (the last is step ", step_,
-          ") was not finite; the last checkpoint is good, resume from it with a lower --lr or "
-          "--clip");
+          ") was not finite; no checkpoint was made in them: start a new run from the newest one "
+          "with a "
+          "lower --lr or --clip (pretrain --init RUN, finetune --model RUN)");
   return report;
 }
 

@@ -212,6 +212,10 @@ class Finetuning {
 
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
     job_.progress.set_note(step_note(report));
+    if (report.skipped) {
+      log_line(job_.log, LogLevel::kWarning,
+               concat("step ", report.step, ": the gradient was not finite; update skipped"));
+    }
     const bool last = report.step == steps_;
     if (report.step % options_.training.log_every == 0 || last) {
       const double seconds = std::max(1e-9, job_.progress.seconds());
@@ -223,7 +227,9 @@ class Finetuning {
       if (!valid_.empty()) evaluate(run, trainer, report.step);
       run.report(job_.record);
     }
-    if (report.step % options_.training.save_interval(steps_) == 0 || last) save(run, trainer);
+    // weights that give no finite gradient must not push good ones out of the checkpoints kept
+    const bool due = report.step % options_.training.save_interval(steps_) == 0;
+    if ((due && !report.skipped) || last) save(run, trainer);
   }
 
   /// Predictions on the held-out examples; the best model so far becomes RUN/model.

@@ -2,6 +2,7 @@
 #include "pipelines/position_loss.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -21,7 +22,21 @@ namespace gmamba {
 namespace {
 
 constexpr double kNatsPerBit = 0.69314718055994530942;
-constexpr double kNormal95 = 1.959963984540054;  // half width of the central 95%, in deviations
+
+/// Half the width of the central 95% of Student's t, in deviations.
+double student_95(int64_t freedom) {
+  constexpr std::array<double, 10> kExact = {12.7062, 4.3027, 3.1824, 2.7764, 2.5706,
+                                             2.4469,  2.3646, 2.3060, 2.2622, 2.2281};
+  if (freedom <= static_cast<int64_t>(kExact.size())) {
+    return kExact.at(static_cast<size_t>(freedom - 1));
+  }
+  // expansion about the normal quantile (Abramowitz and Stegun 26.7.5), here within 0.001
+  constexpr double z = 1.959963984540054;
+  const auto n = static_cast<double>(freedom);
+  constexpr double z3 = z * z * z, z5 = z3 * z * z, z7 = z5 * z * z;
+  return z + (z3 + z) / (4 * n) + (5 * z5 + 16 * z3 + 3 * z) / (96 * n * n) +
+         (3 * z7 + 19 * z5 + 17 * z3 - 15 * z) / (384 * n * n * n);
+}
 
 size_t bin_of(int64_t seen) {
   return static_cast<size_t>(std::bit_width(static_cast<uint64_t>(seen))) - 1;
@@ -84,7 +99,8 @@ Interval95 BlockSums::interval() const {
   const double residual =
       total_squared_ - 2 * mean * product_ + mean * mean * bases_squared_;  // of total - mean bases
   const double deviation = std::sqrt(std::max(0.0, residual) * n / (n - 1)) / bases_;
-  return {mean, mean - kNormal95 * deviation, mean + kNormal95 * deviation};
+  const double half = student_95(blocks_ - 1) * deviation;
+  return {mean, mean - half, mean + half};
 }
 
 PositionLoss::PositionLoss(Context& ctx, const Model& model, int64_t segment, int64_t limit,

@@ -35,7 +35,7 @@ class BlockSums {
   void add(double total, double bases);
   int64_t blocks() const { return blocks_; }
   double bases() const { return bases_; }
-  /// total / bases with mean +- 1.96 standard errors of the ratio estimator.
+  /// total / bases, with Student's interval on the standard error of the ratio estimator.
   Interval95 interval() const;
 
  private:

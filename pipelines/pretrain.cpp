@@ -284,7 +284,9 @@ class Pretraining {
       }
       run.report(job_.record);
     }
-    if (report.step % options_.training.save_interval(steps_) == 0 || last) save(run, trainer);
+    // weights that give no finite gradient must not push good ones out of the checkpoints kept
+    const bool due = report.step % options_.training.save_interval(steps_) == 0;
+    if ((due && !report.skipped) || last) save(run, trainer);
   }
 
   void write_evaluation(TrainingRun& run, int64_t step, const HeldOutLoss& loss) {

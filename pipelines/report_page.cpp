@@ -135,6 +135,7 @@ std::vector<Baseline> baselines(const Json& results) {
 }
 
 std::string curves(const Json& record, const std::vector<Json>& metrics) {
+  if (metrics.empty()) return {};
   std::string html =
       "<p>The axes of bits, loss and accuracy fit what comes after the first tenth of the run; "
       "shaded is the spread of the steps that a point averages.</p>\n";

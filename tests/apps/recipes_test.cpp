@@ -4,6 +4,7 @@
 #include <cmath>
 #include <vector>
 
+#include "libmamba/core/error.h"
 #include "libmamba/core/text.h"
 #include "tests/apps/command_runner.h"
 

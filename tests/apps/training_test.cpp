@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <thread>
@@ -122,21 +123,109 @@ TEST(TrainingRuns, SurviveKillsAtRandomMomentsBitForBit) {
   RecordProperty("finished_early", finished);
 }
 
-TEST(TrainingRuns, StopCleanlyOnSigterm) {
+/// Files of TensorBoard in a run folder.
+int64_t event_files(const fs::path& run) {
+  int64_t count = 0;
+  for (const auto& entry : fs::directory_iterator(run / "tensorboard")) {
+    count += entry.path().filename().string().starts_with("events.out.tfevents.") ? 1 : 0;
+  }
+  return count;
+}
+
+TEST(TrainingRuns, LeaveAReportAndEventFiles) {
   const fs::path folder = test_folder();
   write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("run", 15), folder).code, 0);
+  const std::string page = slurp(folder / "run" / "report.html");
+  for (const char* part : {"<svg", "15 of 15", "finished", "order-3 Markov model", "--batch-tokens",
+                           "pretrain --fasta genome.fa --out run", "Held out, by contig"}) {
+    EXPECT_TRUE(contains(page, part));
+  }
+  EXPECT_EQ(event_files(folder / "run"), 1);
+  const Json record = parse_json(slurp(folder / "run" / "run.json"), "run.json");
+  EXPECT_TRUE(record.at("results").at("finished").get<bool>());
+  // the contigs' losses make up that of the whole
+  const auto lines = split(slurp(folder / "run" / "metrics.jsonl"), '\n');
+  const Json last = parse_json(lines.at(lines.size() - 2), "metrics.jsonl");
+  ASSERT_EQ(last.at("split"), "valid");
+  double loss = 0;
+  int64_t bases = 0;
+  for (const Json& contig : last.at("contigs")) {
+    const auto count = contig.at("bases").get<int64_t>();
+    loss += contig.at("loss").get<double>() * static_cast<double>(count);
+    bases += count;
+  }
+  EXPECT_EQ(bases, last.at("bases").get<int64_t>());
+  EXPECT_NEAR(loss / static_cast<double>(bases), last.at("loss").get<double>(), 1e-9);
+}
+
+/// Starts a run without end, sends the signal once it has a checkpoint; its exit code.
+int exit_after(int signal, const fs::path& folder) {
   const pid_t child = start(pretrain_words("run", 100000), folder);
   for (int i = 0; i < 200 && list_checkpoints(folder / "run").empty(); ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
-  ::kill(child, SIGTERM);
+  ::kill(child, signal);
   const int status = wait_for(child);
-  ASSERT_TRUE(WIFEXITED(status));
-  EXPECT_EQ(WEXITSTATUS(status), 143);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+TEST(TrainingRuns, PreemptionSavesAndTheRunGoesOn) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  EXPECT_EQ(exit_after(SIGUSR1, folder), 143) << "SIGUSR1 is the same wish as SIGTERM";
+  const auto saved = list_checkpoints(folder / "run");
+  ASSERT_FALSE(saved.empty());
+  const std::string page = slurp(folder / "run" / "report.html");
+  EXPECT_TRUE(contains(page, "not finished"));
+  EXPECT_TRUE(contains(page, "of 100,000"));
+  // what was finished was saved: metrics end where the newest checkpoint stands
+  const auto lines = split(slurp(folder / "run" / "metrics.jsonl"), '\n');
+  const Json last = parse_json(lines.at(lines.size() - 2), "metrics.jsonl");
+  EXPECT_EQ(last.at("step").get<int64_t>(), *std::max_element(saved.begin(), saved.end()));
+  EXPECT_EQ(event_files(folder / "run"), 1);
+}
+
+TEST(TrainingRuns, StopCleanlyOnSigterm) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  EXPECT_EQ(exit_after(SIGTERM, folder), 143);
   const auto steps = list_checkpoints(folder / "run");
   ASSERT_FALSE(steps.empty());
   const Outcome info = run("info run", folder);
   EXPECT_EQ(info.code, 0) << info.err;
+}
+
+TEST(TrainingRuns, StopWhereGradientsStayNotFiniteAndKeepWhatWasGood) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const Outcome got = run(pretrain_words("run", 1000) +
+                              " --lr 10 --weight-decay 100 --clip 0 --warmup 0 --schedule constant",
+                          folder);
+  EXPECT_EQ(got.code, 1);
+  EXPECT_TRUE(contains(got.err, "training diverged: the gradient of 10 steps in a row"));
+  EXPECT_TRUE(contains(got.err, "--init RUN"));
+  int64_t made = 0;
+  int64_t skipped = 0;
+  for (const std::string& line : split(slurp(folder / "run" / "metrics.jsonl"), '\n')) {
+    if (line.empty()) continue;
+    const Json json = parse_json(line, "metrics.jsonl");
+    if (json.at("split") != "train") continue;
+    if (json.at("skipped").get<bool>()) {
+      ++skipped;
+    } else {
+      made = json.at("step").get<int64_t>();
+      EXPECT_EQ(skipped, 0) << "this run does not recover";
+    }
+  }
+  EXPECT_EQ(skipped, 9) << "the tenth ends the run";
+  const auto saved = list_checkpoints(folder / "run");
+  ASSERT_FALSE(saved.empty());
+  EXPECT_EQ(*std::max_element(saved.begin(), saved.end()), made);
+  EXPECT_EQ(run("info run", folder).code, 0);
+  const Outcome again = run(
+      "pretrain --fasta genome.fa --out again --init run --context 64 --steps 1 -q --plan", folder);
+  EXPECT_EQ(again.code, 0) << "what the message says can be done: " << again.err;
 }
 
 TEST(TrainingRuns, RefuseWhatWouldLoseOrMixWork) {

@@ -157,8 +157,23 @@ TEST(BlockSums, IntervalsAreThoseOfTheBlockMeans) {
   sums.add(20, 5);
   const Interval95 interval = sums.interval();
   EXPECT_DOUBLE_EQ(interval.mean, 3);
-  EXPECT_NEAR(interval.high - interval.mean, 1.959964 / std::sqrt(3.0), 1e-6);
+  EXPECT_NEAR(interval.high - interval.mean, 4.3027 / std::sqrt(3.0), 1e-4);  // two degrees
   EXPECT_NEAR(interval.mean - interval.low, interval.high - interval.mean, 1e-12);
+}
+
+TEST(BlockSums, IntervalsAreStudents) {
+  for (const auto& [blocks, t] :
+       {std::pair{11, 2.2281}, {12, 2.2010}, {21, 2.0860}, {101, 1.9840}}) {
+    BlockSums sums;
+    double squares = 0;
+    for (int i = 0; i < blocks; ++i) {
+      const double value = i - (blocks - 1) / 2.0;
+      sums.add(value, 1);
+      squares += value * value;
+    }
+    const double error = std::sqrt(squares / (blocks - 1) / blocks);
+    EXPECT_NEAR(sums.interval().high / error, t, 1e-3) << blocks;
+  }
 }
 
 TEST(BlockSums, IntervalsCoverTheTruthAboutNineteenTimesInTwenty) {
