@@ -67,15 +67,16 @@ std::string milliseconds(double seconds) {
 }
 
 std::string table_text(const std::vector<BenchRow>& rows) {
-  std::string out =
-      concat(padded("what", 34, true), padded("shape", 24, true), padded("ms", 10),
-             padded("floor ms", 10), padded("of floor", 10), padded("tokens/s", 10), "\n");
+  std::string out = concat(padded("what", 34, true), padded("shape", 24, true), padded("ms", 10),
+                           padded("floor ms", 10), padded("of floor", 10), padded("tokens/s", 10),
+                           padded("memory", 12), "\n");
   for (const BenchRow& row : rows) {
     const double share = row.floor / row.seconds;
     out += concat(padded(row.name, 34, true), padded(row.shape, 24, true),
                   padded(milliseconds(row.seconds), 10), padded(milliseconds(row.floor), 10),
                   padded(concat(std::lround(100 * share), "%"), 10),
-                  padded(row.tokens > 0 ? format_short(row.tokens / row.seconds) : "-", 10), "\n");
+                  padded(row.tokens > 0 ? format_short(row.tokens / row.seconds) : "-", 10),
+                  padded(row.memory > 0 ? format_bytes(row.memory) : "-", 12), "\n");
   }
   return out;
 }
@@ -87,6 +88,7 @@ Json to_json(const BenchRow& row) {
                {"floor_seconds", row.floor},
                {"of_floor", row.floor / row.seconds}};
   if (row.tokens > 0) json["tokens_per_second"] = row.tokens / row.seconds;
+  if (row.memory > 0) json["memory_bytes"] = row.memory;
   return json;
 }
 
@@ -95,6 +97,8 @@ Json to_json(const BenchRow& row) {
 void BenchOptions::validate() const {
   require(tokens >= 0 && tokens <= (int64_t{1} << 30), ErrorKind::kUsage,
           "--tokens must be at most 2^30");
+  require(stream >= 0 && train >= 0 && stream <= (int64_t{1} << 36) && train <= (int64_t{1} << 31),
+          ErrorKind::kUsage, "--stream takes at most 2^36 tokens, --train at most 2^31");
   require(repeats >= 1 && repeats <= 10000, ErrorKind::kUsage, "--repeats must be 1 to 10000");
 }
 
@@ -113,13 +117,19 @@ double Work::floor(const MachineRates& rates, bool gpu) const {
              : std::max(memory, products + exponentials);
 }
 
+double seconds_of(Context& ctx, const std::function<void()>& body) {
+  ctx.synchronize();
+  const auto start = std::chrono::steady_clock::now();
+  body();
+  ctx.synchronize();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 double median_seconds(Context& ctx, int64_t repeats, const std::function<void()>& body) {
   const auto time = [&](int64_t calls) {
-    ctx.synchronize();
-    const auto start = std::chrono::steady_clock::now();
-    for (int64_t i = 0; i < calls; ++i) body();
-    ctx.synchronize();
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return seconds_of(ctx, [&] {
+      for (int64_t i = 0; i < calls; ++i) body();
+    });
   };
   time(1);  // memory, library handles, code
   const double once = std::max(time(1), 1e-7);
@@ -162,7 +172,7 @@ MachineRates measure_rates(Context& ctx) {
 }
 
 void bench(const BenchOptions& options, Job& job) {
-  const auto ctx = open_context(options.common, job);
+  auto ctx = open_context(options.common, job);
   const bool cpu = ctx->device().is_cpu();
   const int64_t tokens = options.tokens > 0 ? options.tokens : int64_t{1} << (cpu ? 14 : 20);
   ModelConfig config;
@@ -172,29 +182,44 @@ void bench(const BenchOptions& options, Job& job) {
   config.dt_rank = ModelConfig::auto_dt_rank(options.d_model);
   config.validate();
   const MachineRates rates = measure_rates(*ctx);
+  const std::string device = ctx->backend().device_name(ctx->device().index);
+  const std::string type(to_string(ctx->activations()));
+  const int threads = ctx->threads();
   std::vector<BenchRow> rows;
+  std::vector<std::string> left_out;
   if (options.part != BenchPart::kModels) {
     rows = bench_kernels(*ctx, config, tokens, options.repeats, rates);
   }
   if (options.part != BenchPart::kKernels) {
-    const auto models = bench_models(*ctx, config, tokens, options.repeats, rates);
+    const Device where = ctx->device();
+    const ContextOptions context = {
+        .threads = threads, .log = job.log, .activations = ctx->activations()};
+    ctx.reset();  // its memory is for the models
+    const auto models = bench_models(where, context, config,
+                                     {.tokens = tokens,
+                                      .stream = options.stream,
+                                      .train = options.train,
+                                      .segment = options.common.segment,
+                                      .repeats = options.repeats},
+                                     rates, left_out);
     rows.insert(rows.end(), models.begin(), models.end());
   }
-  const std::string device = ctx->backend().device_name(ctx->device().index);
-  const std::string type(to_string(ctx->activations()));
   job.report = concat(
-      device, ", ", type, ", ", ctx->threads(), ctx->threads() == 1 ? " thread" : " threads",
-      "; layers ", config.n_layers, ", d_model ", config.d_model, ", states ", config.d_state,
+      device, ", ", type, ", ", threads, threads == 1 ? " thread" : " threads", "; layers ",
+      config.n_layers, ", d_model ", config.d_model, ", states ", config.d_state,
       "\nmeasured now: copy ", format_short(rates.copy_bytes), "B/s, matrix product ",
       format_short(rates.gemm_flops), "FLOP/s, exponentials ", format_short(rates.exps), "/s\n\n",
       table_text(rows),
       "\nfloor: the bytes, products and exponentials that no implementation avoids, at these "
       "rates;\nmedians of ",
-      options.repeats, "\n");
+      options.repeats,
+      "; longer than --tokens: one timing\nmemory: parameters, gradients, moments, states and "
+      "scratch held at the end\n");
+  for (const std::string& line : left_out) job.report += concat("left out: ", line, "\n");
   if (options.common.out.empty()) return;
   Json json = {{"device", device},
                {"activations", type},
-               {"threads", ctx->threads()},
+               {"threads", threads},
                {"copy_bytes_per_second", rates.copy_bytes},
                {"gemm_flops_per_second", rates.gemm_flops},
                {"exps_per_second", rates.exps},

@@ -24,6 +24,8 @@ struct OptionWords<BenchPart> {
 struct BenchOptions {
   BenchPart part = BenchPart::kAll;
   int64_t tokens = 0;
+  int64_t stream = 0;
+  int64_t train = 0;
   int64_t d_model = 256;
   int64_t layers = 8;
   int64_t d_state = 16;
@@ -36,6 +38,10 @@ struct BenchOptions {
     v("part", part, "kernels, models or all", {.value = "WORD"});
     v("tokens", tokens, "positions that each measurement works on",
       {.value = "N", .shown_default = "1048576 on a GPU, 16384 on a CPU"});
+    v("stream", stream, "also read one sequence of N tokens, a segment at a time", {.value = "N"});
+    v("train", train,
+      "also take one training step over a sequence of N tokens, a segment at a time",
+      {.value = "N"});
     v("d-model", d_model, "width of the model; its inner width is twice that", {.value = "N"});
     v("layers", layers, "blocks of the model", {.value = "N"});
     v("d-state", d_state, "states of each inner channel", {.value = "N"});
@@ -71,8 +77,20 @@ struct BenchRow {
   double tokens = 0;
   double seconds = 0;  ///< median
   double floor = 0;
+  int64_t memory = 0;  ///< bytes held: parameters, states, scratch; 0 when not counted
 };
 
+/// What to measure of whole models.
+struct ModelBenchOptions {
+  int64_t tokens = 0;
+  int64_t stream = 0;   ///< tokens of one sequence read in segments; 0: not
+  int64_t train = 0;    ///< tokens of one step's sequence in segments; 0: not
+  int64_t segment = 0;  ///< 0: the device's default
+  int64_t repeats = 1;
+};
+
+/// Seconds of one call of `body`.
+double seconds_of(Context& ctx, const std::function<void()>& body);
 /// Median seconds of one call of `body`, warmed up; short bodies are repeated inside a timing.
 double median_seconds(Context& ctx, int64_t repeats, const std::function<void()>& body);
 /// Fills with reproducible numbers in (-scale, scale).
@@ -81,8 +99,11 @@ void fill_random(Context& ctx, TensorView view, float scale, uint64_t seed);
 MachineRates measure_rates(Context& ctx);
 std::vector<BenchRow> bench_kernels(Context& ctx, const ModelConfig& config, int64_t tokens,
                                     int64_t repeats, const MachineRates& rates);
-std::vector<BenchRow> bench_models(Context& ctx, const ModelConfig& config, int64_t tokens,
-                                   int64_t repeats, const MachineRates& rates);
+/// Each row has a context of its own, so that its memory is its own. What the device has no memory
+/// for is left out and named in `left_out`.
+std::vector<BenchRow> bench_models(Device device, const ContextOptions& context,
+                                   const ModelConfig& config, const ModelBenchOptions& options,
+                                   const MachineRates& rates, std::vector<std::string>& left_out);
 
 /// Prints the table; with `-o` the same as JSON.
 void bench(const BenchOptions& options, Job& job);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Each operation of a Mamba block over one sequence, with the work that it cannot avoid.
+#include <cmath>
 #include <utility>
 
 #include "kernels/adamw.h"
@@ -8,6 +9,7 @@
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
+#include "libmamba/core/random.h"
 #include "libmamba/core/text.h"
 #include "libmamba/parameters.h"
 #include "pipelines/bench.h"
@@ -169,12 +171,16 @@ class KernelBench {
     const TensorView A = floats({E, N});
     const TensorView D_skip = floats({E});
     TensorView bias = floats({E});
-    // rates and steps as a layer has them at its start: A from -1 to -N, delta about 0.01
+    // rates and steps as a layer has them at its start: A from -1 to -N, delta from 0.001 to 0.1
     std::vector<float> rates(static_cast<size_t>(E * N));
     for (size_t i = 0; i < rates.size(); ++i) rates[i] = -static_cast<float>(i % N + 1);
     ctx_.upload(host_view(std::as_const(rates).data(), {E, N}), A);
-    const std::vector<float> steps(static_cast<size_t>(E), -4.6F);
-    ctx_.upload(host_view(steps.data(), {E}), bias);
+    Random random(1, RandomUse::kTest);
+    std::vector<float> steps(static_cast<size_t>(E));
+    for (float& step : steps) {
+      step = static_cast<float>(std::log(std::expm1(std::pow(10, random.uniform(-3, -1)))));
+    }
+    ctx_.upload(host_view(std::as_const(steps).data(), {E}), bias);
     forward.u = activation({batch, length, E});
     forward.delta = activation({batch, length, E}, 0.5F);
     forward.A = A;

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Whole models: reading, and one optimiser step.
+#include <algorithm>
 #include <utility>
 
 #include "libmamba/core/text.h"
+#include "libmamba/memory_plan.h"
 #include "libmamba/trainer.h"
 #include "pipelines/bench.h"
+#include "pipelines/stop.h"
 
 namespace gmamba {
 namespace {
@@ -52,82 +55,162 @@ std::vector<uint8_t> bases(int64_t count) {
 
 class ModelBench {
  public:
-  ModelBench(Context& ctx, const ModelConfig& config, int64_t repeats, const MachineRates& rates)
-      : ctx_(ctx), config_(config), repeats_(repeats), rates_(rates) {}
+  ModelBench(Device device, const ContextOptions& context, const ModelConfig& config,
+             const ModelBenchOptions& options, const MachineRates& rates)
+      : device_(device),
+        context_(context),
+        config_(config),
+        options_(options),
+        rates_(rates),
+        segment_(options.segment > 0 ? options.segment : default_segment(device)) {}
 
-  Model make() const {
-    Model host(config_, Device{});
-    initialize(host.parameters(), config_, 1);
-    Model model(config_, ctx_.device());
-    ctx_.upload(host.parameters().flat(), model.parameters().flat());
-    return model;
+  BenchRow forward(int64_t batch, int64_t length) const {
+    Context ctx(device_, context_);
+    const Reader reader(ctx, *this, batch, length);
+    SequenceState state(config_, batch, device_);
+    const double seconds = median_seconds(ctx, options_.repeats, [&] { reader.read(ctx, state); });
+    return row("model forward", batch, length, 1, seconds, held(ctx, 1) + state.bytes());
   }
 
-  BenchRow forward(int64_t batch, int64_t length) {
-    const Arena::Scope scope(ctx_.arena());
-    const Model model = make();
-    const std::vector<uint8_t> ids = bases(batch * length);
-    const TensorView tokens = ctx_.arena().tensor(DType::kU8, {batch, length});
-    ctx_.upload(host_view(ids.data(), {batch, length}), tokens);
-    const TensorView hidden =
-        ctx_.arena().tensor(ctx_.activations(), {batch, length, config_.d_model});
-    const TensorView logits = ctx_.arena().f32({batch * length, config_.vocab_size});
-    SequenceState state(config_, batch, ctx_.device());
-    return row("model forward", batch, length, 1, [&] {
-      model.forward(ctx_, tokens, state, hidden);
-      model.logits(ctx_, hidden.reshape({batch * length, config_.d_model}), logits);
+  /// One sequence of `length` tokens, the state carried from segment to segment.
+  BenchRow stream(int64_t length) const {
+    Context ctx(device_, context_);
+    const Reader reader(ctx, *this, 1, segment_);
+    SequenceState state(config_, 1, device_);
+    const int64_t segments = (length + segment_ - 1) / segment_;
+    reader.read(ctx, state);
+    state.reset();
+    const double seconds = seconds_of(ctx, [&] {
+      for (int64_t i = 0; i < segments; ++i) {
+        check_stop();
+        reader.upload(ctx);
+        reader.read(ctx, state);
+      }
     });
+    return row(concat("model forward, segments of ", segment_), 1, segments * segment_, 1, seconds,
+               held(ctx, 1) + state.bytes());
   }
 
   /// `segment` tokens of a sequence at once; the whole sequence when it is its length.
-  BenchRow step(int64_t batch, int64_t length, int64_t segment) {
-    Trainer trainer(ctx_, make(), OptimizerOptions{});
+  BenchRow step(int64_t batch, int64_t length, int64_t segment) const {
+    Context ctx(device_, context_);
+    Trainer trainer(ctx, model(ctx), OptimizerOptions{});
     const std::vector<uint8_t> ids = bases(batch * length);
     std::vector<int32_t> targets(ids.begin() + 1, ids.end());
     targets.push_back(7);
     const std::vector<float> weights(ids.size(), 1.0F);
     const double scale = 1 / static_cast<double>(ids.size());
+    const auto body = [&] {
+      trainer.begin_step();
+      trainer.add_language_batch(ids, targets, weights, batch, length, segment, scale);
+      trainer.end_step();
+    };
+    const bool segments = segment < length;
+    const double seconds = batch * length > options_.tokens
+                               ? seconds_of(ctx, body)
+                               : median_seconds(ctx, options_.repeats, body);
     // three passes' products, two passes' exponentials, and one pass more in several segments
-    return row(segment < length ? concat("training step, segments of ", segment) : "training step",
-               batch, length, segment < length ? 4 : 3, [&] {
-                 trainer.begin_step();
-                 trainer.add_language_batch(ids, targets, weights, batch, length, segment, scale);
-                 trainer.end_step();
-               });
+    return row(segments ? concat("training step, segments of ", segment) : "training step", batch,
+               length, segments ? 4 : 3, seconds, held(ctx, 4));
   }
 
+  /// Whether the device can hold a step's segment; the CPU is asked for nothing.
+  bool fits(int64_t batch, int64_t segment, std::string& why) const {
+    if (device_.is_cpu()) return true;
+    const int64_t free_now = backend_for(device_.kind).free_bytes(device_.index);
+    const int64_t needed =
+        training_scratch(config_, batch, segment, {device_, context_.activations});
+    why = concat("training step ", batch, " x ", segment, " at once: needs ", format_bytes(needed),
+                 ", free are ", format_bytes(free_now));
+    return needed < free_now;
+  }
+
+  int64_t segment() const { return segment_; }
+
  private:
-  BenchRow row(std::string name, int64_t batch, int64_t length, double passes,
-               const std::function<void()>& body) {
+  /// A model and a batch of tokens that it reads to logits.
+  class Reader {
+   public:
+    Reader(Context& ctx, const ModelBench& bench, int64_t batch, int64_t length)
+        : model_(bench.model(ctx)), ids_(bases(batch * length)), shape_{batch, length} {
+      const ModelConfig& config = model_.config();
+      tokens_ = ctx.arena().tensor(DType::kU8, shape_);
+      hidden_ = ctx.arena().tensor(ctx.activations(), {batch, length, config.d_model});
+      logits_ = ctx.arena().f32({batch * length, config.vocab_size});
+      upload(ctx);
+    }
+    void upload(Context& ctx) const { ctx.upload(host_view(ids_.data(), shape_), tokens_); }
+    void read(Context& ctx, SequenceState& state) const {
+      model_.forward(ctx, tokens_, state, hidden_);
+      model_.logits(ctx, hidden_.reshape({logits_.dim(0), hidden_.dim(2)}), logits_);
+    }
+
+   private:
+    Model model_;
+    std::vector<uint8_t> ids_;
+    Shape shape_;
+    TensorView tokens_, hidden_, logits_;
+  };
+
+  Model model(Context& ctx) const {
+    Model host(config_, Device{});
+    initialize(host.parameters(), config_, 1);
+    Model model(config_, device_);
+    ctx.upload(host.parameters().flat(), model.parameters().flat());
+    return model;
+  }
+
+  /// Bytes of the scratch and of `buffers` buffers as long as the parameters.
+  int64_t held(Context& ctx, int64_t buffers) const {
+    return ctx.arena().held_bytes() +
+           buffers * ParameterLayout(config_).buffer_size() * size_of(DType::kF32);
+  }
+
+  BenchRow row(std::string name, int64_t batch, int64_t length, double passes, double seconds,
+               int64_t memory) const {
     BenchRow out;
     out.name = std::move(name);
     out.shape = concat(batch, " x ", length);
     out.tokens = static_cast<double>(batch * length);
-    Work work = forward_work(config_, static_cast<double>(size_of(ctx_.activations())));
+    Work work = forward_work(config_, static_cast<double>(size_of(context_.activations)));
     work = scaled(work, out.tokens * passes);
     if (passes > 1) work.exps *= (passes - 1) / passes;
-    out.floor = work.floor(rates_, !ctx_.device().is_cpu());
-    out.seconds = median_seconds(ctx_, repeats_, body);
+    out.floor = work.floor(rates_, !device_.is_cpu());
+    out.seconds = seconds;
+    out.memory = memory;
     return out;
   }
 
-  Context& ctx_;
+  Device device_;
+  ContextOptions context_;
   const ModelConfig& config_;
-  int64_t repeats_;
+  ModelBenchOptions options_;
   MachineRates rates_;
+  int64_t segment_;
 };
 
 }  // namespace
 
-std::vector<BenchRow> bench_models(Context& ctx, const ModelConfig& config, int64_t tokens,
-                                   int64_t repeats, const MachineRates& rates) {
-  ModelBench bench(ctx, config, repeats, rates);
+std::vector<BenchRow> bench_models(Device device, const ContextOptions& context,
+                                   const ModelConfig& config, const ModelBenchOptions& options,
+                                   const MachineRates& rates, std::vector<std::string>& left_out) {
+  const ModelBench bench(device, context, config, options, rates);
+  const int64_t tokens = options.tokens;
   std::vector<BenchRow> rows;
   rows.push_back(bench.forward(1, tokens));
   if (tokens >= 8) rows.push_back(bench.forward(8, tokens / 8));
-  rows.push_back(bench.step(1, tokens, tokens));
-  if (tokens >= 1024) rows.push_back(bench.step(tokens / 1024, 1024, 1024));
-  if (tokens >= 16) rows.push_back(bench.step(1, tokens, tokens / 8));
+  if (tokens >= 1024) rows.push_back(bench.forward(tokens / 1024, 1024));
+  if (tokens > 4096) rows.push_back(bench.forward(1, 4096));
+  const auto step = [&](int64_t batch, int64_t length, int64_t segment) {
+    std::string why;
+    const bool fits = bench.fits(batch, segment, why);
+    fits ? rows.push_back(bench.step(batch, length, segment)) : left_out.push_back(why);
+  };
+  step(1, tokens, tokens);
+  if (tokens >= 1024) step(tokens / 1024, 1024, 1024);
+  if (tokens > bench.segment()) step(1, tokens, bench.segment());
+  if (options.stream > 0) rows.push_back(bench.stream(options.stream));
+  if (options.train > 0) step(1, options.train, std::min(options.train, bench.segment()));
   return rows;
 }
 

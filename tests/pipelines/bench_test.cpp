@@ -23,7 +23,12 @@ TEST(Bench, MeasuresEveryOperationAndModel) {
   config.n_layers = 2;
   config.dt_rank = 2;
   std::vector<BenchRow> rows = bench_kernels(ctx, config, 128, 1, kRates);
-  const auto models = bench_models(ctx, config, 128, 1, kRates);
+  std::vector<std::string> left_out;
+  const auto models =
+      bench_models(ctx.device(), {}, config,
+                   {.tokens = 128, .stream = 200, .train = 200, .segment = 64}, kRates, left_out);
+  EXPECT_TRUE(left_out.empty());
+  for (const BenchRow& row : models) EXPECT_GT(row.memory, 0) << row.name;
   rows.insert(rows.end(), models.begin(), models.end());
   std::set<std::string> names;
   for (const BenchRow& row : rows) {
@@ -31,8 +36,9 @@ TEST(Bench, MeasuresEveryOperationAndModel) {
     EXPECT_GT(row.floor, 0) << row.name;
     names.insert(row.name);
   }
-  for (const char* name : {"scan forward", "scan backward", "in_proj forward", "norm + AdamW",
-                           "model forward", "training step"}) {
+  for (const char* name :
+       {"scan forward", "scan backward", "in_proj forward", "norm + AdamW", "model forward",
+        "training step", "model forward, segments of 64", "training step, segments of 64"}) {
     EXPECT_TRUE(names.count(name)) << name;
   }
 }
