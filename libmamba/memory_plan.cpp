@@ -13,6 +13,7 @@ namespace gmamba {
 namespace {
 
 constexpr int64_t kFloat = 4;
+constexpr int64_t kTokenBytes = 9;  // a token, its target and its weight
 
 /// Bytes of a block's rows; `act` is the size of an activation.
 struct Widths {
@@ -59,6 +60,27 @@ int64_t backward_scratch(const ModelConfig& config, int64_t rows, const Arithmet
                     "activations");
 }
 
+/// The larger of the passes' scratch; logits and their gradient are gone before the backward pass.
+int64_t in_flight(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
+  return std::max(forward_scratch(config, rows, arithmetic),
+                  backward_scratch(config, rows, arithmetic));
+}
+
+/// What kernels take from the arena: on a GPU the scan's partial sums of dB and dC over groups of
+/// 64 channels (fp32), partial sums of weights' gradients, rounded matrices.
+int64_t kernel_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
+  if (arithmetic.device.is_cpu()) return 0;
+  constexpr int64_t kPartials = int64_t{48} << 20;
+  const int64_t groups = (config.d_inner() + 63) / 64;
+  const int64_t columns = 2 * std::max<int64_t>(16, config.d_state);
+  const int64_t matrices =
+      arithmetic.activations == DType::kF32
+          ? 0
+          : ParameterLayout(config).buffer_size() * size_of(arithmetic.activations);
+  return checked_add(rows_bytes(rows, groups * columns * kFloat, "activations"),
+                     kPartials + matrices, "activations");
+}
+
 }  // namespace
 
 int64_t MemoryPlan::total_bytes() const {
@@ -98,16 +120,11 @@ MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segmen
 
 int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segment,
                          const Arithmetic& arithmetic) {
-  constexpr int64_t kKernels = int64_t{256} << 20;
   const int64_t rows = checked_mul(batch, segment, "activations");
-  const int64_t flight = std::max(forward_scratch(config, rows, arithmetic),
-                                  backward_scratch(config, rows, arithmetic));
-  const int64_t bytes =
-      checked_add(saved_bytes(config, batch, segment, arithmetic),
-                  checked_add(flight, rows_bytes(rows, 2 * kFloat * config.vocab_size, "logits"),
-                              "activations"),
-                  "activations");
-  return checked_add(bytes, bytes / 16 + kKernels, "activations");
+  return checked_add(saved_bytes(config, batch, segment, arithmetic),
+                     checked_add(in_flight(config, rows, arithmetic),
+                                 kernel_scratch(config, rows, arithmetic), "activations"),
+                     "activations");
 }
 
 int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
@@ -118,11 +135,12 @@ int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segm
 }
 
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
-                         const Arithmetic& arithmetic) {
+                         const Arithmetic& arithmetic, int64_t whole_layers) {
   const int64_t computed = std::min(context, segment);
   const int64_t rows = checked_mul(batch, computed, "activations");
-  const int64_t borders = (context + computed - 1) / computed;
+  const int64_t borders = context > segment ? (context + computed - 1) / computed : 0;
   const int64_t parameters = ParameterLayout(config).buffer_size() * kFloat;
+  const int64_t placed = arithmetic.device.is_cpu() ? checked_mul(batch, context, "tokens") : rows;
   MemoryPlan plan;
   plan.items.push_back({"parameters", parameters});
   plan.items.push_back({"gradients", parameters});
@@ -130,12 +148,35 @@ MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t conte
   plan.items.push_back({"states at segment borders",
                         checked_mul(borders + 3, SequenceState::bytes(config, batch), "states")});
   plan.items.push_back({"activations kept", saved_bytes(config, batch, computed, arithmetic)});
-  plan.items.push_back(
-      {"activations in flight", std::max(forward_scratch(config, rows, arithmetic),
-                                         backward_scratch(config, rows, arithmetic))});
-  plan.items.push_back({"logits", rows_bytes(rows, 2 * kFloat * config.vocab_size, "logits")});
-  plan.items.push_back({"tokens, targets, weights", checked_mul(batch * context, 9, "tokens")});
+  if (whole_layers > 0) {
+    plan.items.push_back(
+        {concat("more kept, ", whole_layers, " of ", config.n_layers, " layers"),
+         checked_mul(whole_layers, whole_layer_bytes(config, batch, computed, arithmetic),
+                     "activations")});
+  }
+  plan.items.push_back({"activations in flight", in_flight(config, rows, arithmetic)});
+  plan.items.push_back({"kernels' own", kernel_scratch(config, rows, arithmetic)});
+  plan.items.push_back({"tokens, targets, weights", checked_mul(placed, kTokenBytes, "tokens")});
   return plan;
+}
+
+int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t segment) {
+  return most - 4 * kFloat * ParameterLayout(config).buffer_size() - kTokenBytes * batch * segment;
+}
+
+int64_t step_memory(int64_t max_memory, Device device) {
+  constexpr int64_t kLeftFree = int64_t{2} << 30;
+  if (device.is_cpu()) return 0;
+  if (max_memory > 0) return max_memory;
+  return std::max<int64_t>(0, backend_for(device.kind).free_bytes(device.index) - kLeftFree);
+}
+
+int64_t whole_layers_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,
+                            int64_t segment, const Arithmetic& arithmetic) {
+  if (arithmetic.device.is_cpu()) return 0;
+  const int64_t least = plan_training(config, batch, context, segment, arithmetic).total_bytes();
+  const int64_t layer = whole_layer_bytes(config, batch, std::min(context, segment), arithmetic);
+  return std::clamp<int64_t>((most - least) / std::max<int64_t>(1, layer), 0, config.n_layers);
 }
 
 }  // namespace gmamba

@@ -26,6 +26,9 @@ inline int64_t default_segment(Device device) {
   return device.is_cpu() ? int64_t{2048} : int64_t{131072};
 }
 
+/// Where the search for a segment that fits ends.
+constexpr int64_t kSmallestSegment = 64;
+
 struct MemoryPlan {
   struct Item {
     std::string what;
@@ -45,15 +48,24 @@ MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segmen
                         const Arithmetic& arithmetic = {});
 
 /// Scratch of a training step's segment of (batch, segment) tokens: what is kept for the backward
-/// pass, what is in flight, logits, and a little for what the kernels take themselves.
+/// pass, what is in flight, and what kernels take themselves.
 int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segment,
                          const Arithmetic& arithmetic);
 /// What one layer takes beyond that to keep what the backward pass would compute again.
 int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
                           const Arithmetic& arithmetic);
 
-/// A training step of (batch, context) tokens computed `segment` tokens at a time.
+/// A training step of (batch, context) tokens computed `segment` tokens at a time, on a GPU with
+/// `whole_layers` layers that keep everything.
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
-                         const Arithmetic& arithmetic = {});
+                         const Arithmetic& arithmetic = {}, int64_t whole_layers = 0);
+/// Of `most` bytes for a step, those that are left for its activations (Trainer::limit_scratch).
+int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t segment);
+/// What a step may take of a GPU, or 0 on a CPU: `max_memory`, or where that is 0 all that is free
+/// but a reserve for other programs.
+int64_t step_memory(int64_t max_memory, Device device);
+/// The most layers of a GPU's step that can keep everything within `most` bytes; 0 on a CPU.
+int64_t whole_layers_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,
+                            int64_t segment, const Arithmetic& arithmetic);
 
 }  // namespace gmamba

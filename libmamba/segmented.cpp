@@ -31,33 +31,37 @@ std::vector<int64_t> valid_in_segment(const std::vector<int64_t>& lengths, int64
 
 namespace {
 
-/// Columns [begin, end) of tokens (B, L) as a contiguous (B, S) view; copied only when rows must
-/// move together.
-ConstTensorView segment_tokens(Context& ctx, ConstTensorView tokens, int64_t begin, int64_t end) {
-  const int64_t batch = tokens.dim(0);
-  const bool whole = begin == 0 && end == tokens.dim(1);
-  if (tokens.contiguous() && (whole || batch == 1)) {
-    return whole ? tokens
-                 : tokens.reshape({tokens.dim(1)}).slice(0, begin, end).reshape({1, end - begin});
+/// Columns [begin, end) of `all` (B, L) as a contiguous (B, S) view on the device; copied only when
+/// rows must move together or lie on the host.
+ConstTensorView segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) {
+  const int64_t batch = all.dim(0);
+  const bool whole = begin == 0 && end == all.dim(1);
+  const auto row = [&](int64_t b) {
+    return all.slice(0, b, b + 1).slice(1, begin, end).reshape({end - begin});
+  };
+  const bool here = all.device == ctx.device();
+  if (here && all.contiguous() && (whole || batch == 1)) {
+    return whole ? all : row(0).reshape({1, end - begin});
   }
-  const TensorView out = ctx.arena().tensor(tokens.dtype, {batch, end - begin});
+  const TensorView out = ctx.arena().tensor(all.dtype, {batch, end - begin});
   for (int64_t b = 0; b < batch; ++b) {
-    ctx.copy(tokens.slice(0, b, b + 1).slice(1, begin, end).reshape({end - begin}),
-             out.slice(0, b, b + 1).reshape({end - begin}));
+    const TensorView to = out.slice(0, b, b + 1).reshape({end - begin});
+    here ? ctx.copy(row(b), to) : ctx.upload(row(b), to);
   }
   return out;
 }
 
-/// Makes one block of a GPU's memory for the scratch of a segment, so that tens of gigabytes aren't
-/// gathered from blocks with gaps between them. Returns how many layers can keep everything in what
-/// is left; results don't depend on it.
-int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment) {
-  constexpr int64_t kLeftFree = int64_t{2} << 30;  // for states at borders and the next batch
+/// Makes one block of a GPU's memory for the scratch of a step of `count` segments, so that tens of
+/// gigabytes aren't gathered from blocks with gaps between them; at most `most` bytes when not 0.
+/// Returns how many layers can keep everything in what is left; results don't depend on it.
+int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment,
+                        int64_t count, int64_t most) {
   const Arithmetic arithmetic{ctx.device(), ctx.activations()};
-  const int64_t least = training_scratch(config, batch, segment, arithmetic);
+  const int64_t states = (count > 1 ? count + 3 : 3) * SequenceState::bytes(config, batch);
+  const int64_t least = states + training_scratch(config, batch, segment, arithmetic);
   const int64_t layer = whole_layer_bytes(config, batch, segment, arithmetic);
-  const int64_t room = std::max(ctx.arena().largest_block(),
-                                ctx.backend().free_bytes(ctx.device().index) - kLeftFree);
+  const int64_t room =
+      most > 0 ? most : std::max(ctx.arena().largest_block(), step_memory(0, ctx.device()));
   const int64_t whole =
       std::clamp<int64_t>((room - least) / std::max<int64_t>(1, layer), 0, config.n_layers);
   ctx.arena().reserve(least + whole * layer);
@@ -67,8 +71,8 @@ int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, 
 }  // namespace
 
 void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens, int64_t segment,
-                        SegmentLoss& loss, ParameterBuffer& gradients, bool backbone,
-                        const SequenceState* start) {
+                        SegmentLoss& loss, ParameterBuffer& gradients,
+                        const SegmentedOptions& options) {
   require(tokens.rank == 2, ErrorKind::kShape, "segmented_gradient: tokens must be (B, L), found ",
           to_string(tokens.shape()));
   require(segment >= 1, ErrorKind::kUsage, "--segment must be at least 1, found ", segment);
@@ -77,14 +81,16 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const int64_t d_model = model.config().d_model;
   const int64_t count = pieces(length, segment);
   const auto border = [&](int64_t i) { return std::min(length, i * segment); };
+  const bool backbone = options.backbone;
   const Arena::Scope outer(ctx.arena());
   const int64_t whole_layers =
       ctx.device().is_cpu() || !backbone
           ? 0
-          : reserve_scratch(ctx, model.config(), batch, std::min(length, segment));
+          : reserve_scratch(ctx, model.config(), batch, std::min(length, segment), count,
+                            options.most_scratch);
   const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
   SequenceState state = new_state();
-  if (start != nullptr) state.assign(ctx, *start);
+  if (options.start != nullptr) state.assign(ctx, *options.start);
 
   // one segment is read once, keeping everything; several are read twice
   const bool once = count <= 1 && backbone;
@@ -96,7 +102,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
       const bool needed = loss.needs_whole_sequence() || i + 1 < count;
       if (!needed) break;
       const Arena::Scope scope(ctx.arena());
-      const ConstTensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
+      const ConstTensorView piece = segment_of(ctx, tokens, border(i), border(i + 1));
       const TensorView hidden =
           ctx.arena().tensor(ctx.activations(), {batch, piece.dim(1), d_model});
       model.forward(ctx, piece, state, hidden);
@@ -110,7 +116,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   SequenceState after = new_state();
   for (int64_t i = count - 1; i >= 0; --i) {
     const Arena::Scope scope(ctx.arena());
-    const ConstTensorView piece = segment_tokens(ctx, tokens, border(i), border(i + 1));
+    const ConstTensorView piece = segment_of(ctx, tokens, border(i), border(i + 1));
     const Shape shape = {batch, piece.dim(1), d_model};
     const TensorView hidden = ctx.arena().tensor(ctx.activations(), shape);
     const TensorView dhidden = ctx.arena().tensor(ctx.activations(), shape);
@@ -148,13 +154,13 @@ void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView h
   const int64_t end = offset + hidden.dim(1);
   const int64_t rows = hidden.dim(0) * hidden.dim(1);
   const int64_t vocab = model_.config().vocab_size;
-  const ConstTensorView targets = segment_tokens(ctx, targets_, offset, end);
+  const ConstTensorView targets = segment_of(ctx, targets_, offset, end);
   const TensorView logits = ctx.arena().f32({rows, vocab});
   const TensorView dlogits = ctx.arena().tensor(hidden.dtype, {rows, vocab});
   const ConstTensorView flat = hidden.reshape({rows, hidden.dim(2)});
   model_.logits(ctx, flat, logits);
   ConstTensorView weights;
-  if (!weights_.empty()) weights = segment_tokens(ctx, weights_, offset, end).reshape({rows});
+  if (!weights_.empty()) weights = segment_of(ctx, weights_, offset, end).reshape({rows});
   cross_entropy(ctx, {.logits = logits,
                       .targets = targets.reshape({rows}),
                       .weights = weights,

@@ -27,12 +27,21 @@ class SegmentLoss {
                         TensorView dhidden) = 0;
 };
 
+struct SegmentedOptions {
+  /// False for a frozen backbone: only what the loss adds itself is computed.
+  bool backbone = true;
+  /// The state before the sequences; null: nothing read yet.
+  const SequenceState* start = nullptr;
+  /// On a GPU, bytes that activations may take; 0: most of what is free. What is left of them after
+  /// the least that a segment needs goes into keeping more for the backward pass.
+  int64_t most_scratch = 0;
+};
+
 /// Adds the gradients of the whole batch to `gradients`: tokens (B, L) uint8 in segments of
-/// `segment` tokens. `start` is the state before the sequences (empty: nothing read yet). With
-/// `backbone` false only what the loss adds itself is computed (a frozen backbone).
+/// `segment` tokens. Tokens on the host go to the device a segment at a time.
 void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens, int64_t segment,
-                        SegmentLoss& loss, ParameterBuffer& gradients, bool backbone = true,
-                        const SequenceState* start = nullptr);
+                        SegmentLoss& loss, ParameterBuffer& gradients,
+                        const SegmentedOptions& options = {});
 
 /// Totals of a cross-entropy over predicted positions or sequences.
 struct LossTotals {
@@ -45,7 +54,8 @@ struct LossTotals {
   LossTotals& operator+=(const LossTotals& other);
 };
 
-/// Next-token cross-entropy. Views stay borrowed until the sweep is over.
+/// Next-token cross-entropy. Views stay borrowed until the sweep is over; on the host, they go to
+/// the device a segment at a time.
 class LanguageModelLoss final : public SegmentLoss {
  public:
   /// targets (B, L) int32, weights (B, L) fp32 or empty; gradients are scaled by `scale`.

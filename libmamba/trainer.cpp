@@ -51,15 +51,20 @@ void Trainer::add_language_batch(std::span<const uint8_t> tokens, std::span<cons
                                  int64_t segment, double scale) {
   const Arena::Scope scope(ctx_.arena());
   const Shape shape = {batch, length};
-  const TensorView device_tokens = ctx_.arena().tensor(DType::kU8, shape);
-  const TensorView device_targets = ctx_.arena().tensor(DType::kI32, shape);
-  const TensorView device_weights = ctx_.arena().tensor(DType::kF32, shape);
-  ctx_.upload(host_view(tokens.data(), shape), device_tokens);
-  ctx_.upload(host_view(targets.data(), shape), device_targets);
-  ctx_.upload(host_view(weights.data(), shape), device_weights);
-  LanguageModelLoss loss(ctx_, model_, device_targets, device_weights, static_cast<float>(scale),
+  // a batch of one segment goes to the device as a whole, longer ones a segment at a time
+  const auto place = [&](ConstTensorView host) -> ConstTensorView {
+    if (length > segment) return host;
+    const TensorView there = ctx_.arena().tensor(host.dtype, shape);
+    ctx_.upload(host, there);
+    return there;
+  };
+  const ConstTensorView placed_tokens = place(host_view(tokens.data(), shape));
+  const ConstTensorView placed_targets = place(host_view(targets.data(), shape));
+  const ConstTensorView placed_weights = place(host_view(weights.data(), shape));
+  LanguageModelLoss loss(ctx_, model_, placed_targets, placed_weights, static_cast<float>(scale),
                          gradients_);
-  segmented_gradient(ctx_, model_, device_tokens, segment, loss, gradients_);
+  segmented_gradient(ctx_, model_, placed_tokens, segment, loss, gradients_,
+                     {.most_scratch = most_scratch_});
   loss_ += loss.totals(ctx_);
 }
 
@@ -73,7 +78,7 @@ void Trainer::add_sequence_batch(std::span<const uint8_t> tokens, std::vector<in
   SequenceLoss loss(ctx_, model_, std::move(lengths), std::move(classes), std::move(values),
                     static_cast<float>(scale), gradients_);
   segmented_gradient(ctx_, model_, device_tokens, segment, loss, gradients_,
-                     trained_ == Trained::kAll);
+                     {.backbone = trained_ == Trained::kAll, .most_scratch = most_scratch_});
   loss_ += loss.totals();
 }
 

@@ -40,6 +40,10 @@ class Trainer {
   int64_t step() const { return step_; }  ///< steps finished
   int64_t skipped_steps() const { return skipped_steps_; }
 
+  /// On a GPU, bytes that a step's activations may take (0, as it is at first: most of what is
+  /// free). Never changes results.
+  void limit_scratch(int64_t bytes) { most_scratch_ = bytes; }
+
   void begin_step();
   /// Host arrays, row-major (batch, length); gradients scaled by `scale` (1 / weight of the step).
   void add_language_batch(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
@@ -71,6 +75,7 @@ class Trainer {
   int64_t updates_ = 0;
   int64_t skipped_steps_ = 0;
   int64_t skips_in_a_row_ = 0;
+  int64_t most_scratch_ = 0;
 };
 
 }  // namespace gmamba

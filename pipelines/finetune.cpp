@@ -52,8 +52,20 @@ class Finetuning {
     for (const Example& example : valid_) {
       longest = std::max(longest, static_cast<int64_t>(example.ids.size()));
     }
-    const MemoryPlan plan = plan_training(base_.config(), std::max<int64_t>(1, segment_ / longest),
-                                          longest, segment_, arithmetic_of(options_.common));
+    const Arithmetic arithmetic = arithmetic_of(options_.common);
+    memory_ = step_memory(options_.common.max_memory, arithmetic.device);
+    const auto plan_of = [&](int64_t segment) {
+      const int64_t rows = std::max<int64_t>(1, segment / longest);
+      return plan_training(
+          base_.config(), rows, longest, segment, arithmetic,
+          whole_layers_within(memory_, base_.config(), rows, longest, segment, arithmetic));
+    };
+    MemoryPlan plan = plan_of(segment_);
+    while (options_.common.segment == 0 && options_.common.max_memory > 0 &&
+           segment_ > kSmallestSegment && plan.total_bytes() > options_.common.max_memory) {
+      segment_ /= 2;
+      plan = plan_of(segment_);
+    }
     plan.require_within(options_.common.max_memory);
     if (!options_.common.plan) return false;
     job_.report = concat(plan.text(), "steps ", steps_, " of ", options_.batch, " sequences\n");
@@ -74,6 +86,9 @@ class Finetuning {
     const Trained trained = options_.freeze ? Trained::kHeadOnly : Trained::kAll;
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer, trained)
                                  : Trainer(*ctx_, first_model(), optimizer, trained);
+    if (memory_ > 0) {
+      trainer.limit_scratch(scratch_within(memory_, base_.config(), 1, segment_));
+    }
     log_line(job_.log, LogLevel::kInfo,
              concat("training on ", format_count(source_->epoch_size()), " sequences a pass, ",
                     steps_, " steps of ", options_.batch, "; validating on ",
@@ -362,6 +377,7 @@ class Finetuning {
   std::vector<Example> valid_;
   int64_t steps_ = 0;
   int64_t segment_ = 0;
+  int64_t memory_ = 0;  ///< of a GPU that a step may take
   uint64_t next_draw_ = 0;
   int64_t tokens_ = 0;
   std::optional<double> best_loss_;

@@ -10,7 +10,6 @@
 namespace gmamba {
 namespace {
 
-constexpr int64_t kSmallestSegment = 64;
 constexpr int64_t kInputBytes = int64_t{8} << 20;  // parts read ahead, decompression
 
 MemoryPlan memory_for(const ModelConfig& config, const Arithmetic& arithmetic, int64_t segment,

@@ -51,17 +51,31 @@ struct StepShape {
   int64_t tokens(int64_t context) const { return rows * micro_batches * context; }
 };
 
-StepShape step_shape(const PretrainOptions& options) {
+StepShape step_shape(const PretrainOptions& options, int64_t computed) {
   StepShape shape;
-  const int64_t computed = options.common.segment > 0
-                               ? options.common.segment
-                               : default_segment(arithmetic_of(options.common).device);
   shape.segment = std::min(options.context, computed);
   const int64_t rows = std::max<int64_t>(1, options.training.batch_tokens / options.context);
   const int64_t most = std::max<int64_t>(1, computed / options.context);
   shape.micro_batches = (rows + most - 1) / most;
   shape.rows = (rows + shape.micro_batches - 1) / shape.micro_batches;
   return shape;
+}
+
+/// The cut that the options ask for; without --segment the device's usual one, or the largest of
+/// its halves that --max-memory allows.
+StepShape step_shape(const PretrainOptions& options, const ModelConfig& config) {
+  const Arithmetic arithmetic = arithmetic_of(options.common);
+  if (options.common.segment > 0) return step_shape(options, options.common.segment);
+  int64_t computed = default_segment(arithmetic.device);
+  while (true) {
+    const StepShape shape = step_shape(options, computed);
+    const auto plan = plan_training(config, shape.rows, options.context, shape.segment, arithmetic);
+    if (options.common.max_memory == 0 || plan.total_bytes() <= options.common.max_memory ||
+        computed <= kSmallestSegment) {
+      return shape;
+    }
+    computed /= 2;
+  }
 }
 
 /// What must be the same when a run goes on: all options but those of the surroundings, and the
@@ -159,17 +173,21 @@ class Pretraining {
         options.valid_regions.empty() && options.valid_contigs.empty() ? options.valid_fraction : 0;
     split.seed = static_cast<uint64_t>(options.common.seed);
     split_ = make_split(*genome_, split);
-    shape_ = step_shape(options);
+    config_ = init_ ? init_->config() : new_config(options, tokenizer_->vocabulary());
+    shape_ = step_shape(options, config_);
     const int64_t step_tokens = shape_.tokens(options.context);
     steps_ = options.training.steps > 0
                  ? options.training.steps
                  : std::max<int64_t>(1, (options.tokens + step_tokens / 2) / step_tokens);
-    config_ = init_ ? init_->config() : new_config(options, tokenizer_->vocabulary());
   }
 
   bool plan_only() {
-    const MemoryPlan plan = plan_training(config_, shape_.rows, options_.context, shape_.segment,
-                                          arithmetic_of(options_.common));
+    const Arithmetic arithmetic = arithmetic_of(options_.common);
+    memory_ = step_memory(options_.common.max_memory, arithmetic.device);
+    const MemoryPlan plan =
+        plan_training(config_, shape_.rows, options_.context, shape_.segment, arithmetic,
+                      whole_layers_within(memory_, config_, shape_.rows, options_.context,
+                                          shape_.segment, arithmetic));
     plan.require_within(options_.common.max_memory);
     if (!options_.common.plan) return false;
     job_.report = concat(plan.text(), "steps ", steps_, ", each ", shape_.micro_batches,
@@ -192,6 +210,9 @@ class Pretraining {
     const OptimizerOptions optimizer = options_.training.optimizer(steps_);
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
                                  : Trainer(*ctx_, first_model(), optimizer);
+    if (memory_ > 0) {
+      trainer.limit_scratch(scratch_within(memory_, config_, shape_.rows, shape_.segment));
+    }
     say_plan(trainer);
     job_.record.set_result("planned_steps", steps_);
     job_.record.set_result("finished", false);
@@ -359,6 +380,7 @@ class Pretraining {
   Split split_;
   StepShape shape_;
   ModelConfig config_;
+  int64_t memory_ = 0;  ///< of a GPU that a step may take
   int64_t steps_ = 0;
   uint64_t next_draw_ = 0;
   int64_t tokens_ = 0;
