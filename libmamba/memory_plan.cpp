@@ -67,10 +67,14 @@ int64_t in_flight(const ModelConfig& config, int64_t rows, const Arithmetic& ari
 }
 
 /// What kernels take from the arena: on a GPU the scan's partial sums of dB and dC over groups of
-/// 64 channels (fp32), partial sums of weights' gradients, rounded matrices.
-int64_t kernel_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
-  if (arithmetic.device.is_cpu()) return 0;
-  constexpr int64_t kPartials = int64_t{48} << 20;
+/// 64 channels (fp32), partial sums of parameters' gradients, rounded matrices; and the states and
+/// their gradients of the layer at work.
+int64_t kernel_scratch(const ModelConfig& config, int64_t batch, int64_t rows,
+                       const Arithmetic& arithmetic) {
+  const int64_t states = 2 * SequenceState::bytes(config, batch) / config.n_layers;
+  if (arithmetic.device.is_cpu()) return states;
+  // the library's workspace, and partial sums of which there are as many as fill the machine
+  constexpr int64_t kPartials = int64_t{96} << 20;
   const int64_t groups = (config.d_inner() + 63) / 64;
   const int64_t columns = 2 * std::max<int64_t>(16, config.d_state);
   const int64_t matrices =
@@ -78,7 +82,8 @@ int64_t kernel_scratch(const ModelConfig& config, int64_t rows, const Arithmetic
           ? 0
           : ParameterLayout(config).buffer_size() * size_of(arithmetic.activations);
   return checked_add(rows_bytes(rows, groups * columns * kFloat, "activations"),
-                     kPartials + matrices, "activations");
+                     checked_add(kPartials + matrices, states + states / 2, "activations"),
+                     "activations");
 }
 
 }  // namespace
@@ -123,7 +128,7 @@ int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segme
   const int64_t rows = checked_mul(batch, segment, "activations");
   return checked_add(saved_bytes(config, batch, segment, arithmetic),
                      checked_add(in_flight(config, rows, arithmetic),
-                                 kernel_scratch(config, rows, arithmetic), "activations"),
+                                 kernel_scratch(config, batch, rows, arithmetic), "activations"),
                      "activations");
 }
 
@@ -155,7 +160,7 @@ MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t conte
                      "activations")});
   }
   plan.items.push_back({"activations in flight", in_flight(config, rows, arithmetic)});
-  plan.items.push_back({"kernels' own", kernel_scratch(config, rows, arithmetic)});
+  plan.items.push_back({"kernels' own", kernel_scratch(config, batch, rows, arithmetic)});
   plan.items.push_back({"tokens, targets, weights", checked_mul(placed, kTokenBytes, "tokens")});
   return plan;
 }

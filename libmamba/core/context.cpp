@@ -16,6 +16,9 @@ namespace {
 
 constexpr int64_t kAlignment = 256;
 constexpr int64_t kSmallestBlock = int64_t{1} << 20;
+/// A block holds what is asked for, or half of what there is, up to this much, so that many small
+/// requests make few blocks.
+constexpr int64_t kMostGrowth = int64_t{256} << 20;
 
 int64_t round_up(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -54,7 +57,7 @@ TensorView Arena::tensor(DType dtype, const Shape& shape) {
       round_up(checked_mul(checked_product(shape, "scratch"), size_of(dtype), "scratch"));
   while (true) {
     if (block_ == blocks_.size()) {
-      add_block(std::max(bytes, held_ / 2));
+      add_block(std::max(bytes, std::min(held_ / 2, kMostGrowth)));
     }
     const Block& block = blocks_[block_];
     const auto address = reinterpret_cast<uintptr_t>(block.data) + static_cast<uintptr_t>(offset_);

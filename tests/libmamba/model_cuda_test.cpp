@@ -11,6 +11,7 @@
 #include "kernels/convert.h"
 #include "kernels/cross_entropy.h"
 #include "libmamba/core/random.h"
+#include "libmamba/memory_plan.h"
 #include "libmamba/model_folder.h"
 #include "libmamba/segmented.h"
 #include "libmamba/trainer.h"
@@ -250,6 +251,47 @@ TEST_P(CudaModel, TrainsAsOnTheCpu) {
   }
   EXPECT_LT(losses[0].back(), losses[0].front());
   EXPECT_LE(relative_error(losses[1], losses[0]), tolerance);
+}
+
+struct Step {
+  int64_t batch, context, segment, whole_layers;
+};
+
+/// The memory that a step really holds, beside its plan.
+TEST(CudaMemory, IsThatOfThePlan) {
+  GMAMBA_NEEDS_GPU();
+  ModelConfig config;
+  config.d_model = 256;
+  config.n_layers = 3;
+  config.dt_rank = 16;
+  const Arithmetic arithmetic{kGpu, DType::kBF16};
+  for (const Step& step : {Step{1, 131072, 131072, 0}, Step{1, 131072, 131072, 3},
+                           Step{128, 1024, 1024, 1}, Step{1, 262144, 65536, 2}}) {
+    SCOPED_TRACE(testing::Message() << step.batch << " x " << step.context << ", segment "
+                                    << step.segment << ", whole layers " << step.whole_layers);
+    const MemoryPlan plan = plan_training(config, step.batch, step.context, step.segment,
+                                          arithmetic, step.whole_layers);
+    EXPECT_EQ(whole_layers_within(plan.total_bytes(), config, step.batch, step.context,
+                                  step.segment, arithmetic),
+              step.whole_layers);
+    Context ctx(kGpu, {.activations = DType::kBF16});
+    Model host(config, Device{});
+    initialize(host.parameters(), config, 3);
+    Trainer trainer(ctx, on_gpu(host), {});
+    trainer.limit_scratch(scratch_within(plan.total_bytes(), config, step.batch, step.segment));
+    const int64_t count = step.batch * step.context;
+    const std::vector<uint8_t> tokens(static_cast<size_t>(count), 8);
+    const std::vector<int32_t> targets(static_cast<size_t>(count), 9);
+    const std::vector<float> weights(static_cast<size_t>(count), 1.0F);
+    trainer.begin_step();
+    trainer.add_language_batch(tokens, targets, weights, step.batch, step.context, step.segment,
+                               1e-5);
+    trainer.end_step();
+    const int64_t buffers = 4 * ParameterLayout(config).buffer_size() * 4;
+    const auto planned = static_cast<double>(plan.total_bytes());
+    EXPECT_NEAR(static_cast<double>(ctx.arena().peak_bytes() + buffers), planned, 0.05 * planned);
+    EXPECT_LE(static_cast<double>(ctx.arena().held_bytes() + buffers), 1.05 * planned);
+  }
 }
 
 }  // namespace
