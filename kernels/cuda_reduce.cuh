@@ -3,6 +3,8 @@
 /// keeps its own partial, and these are added here, so that two runs give the same bits.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda_common.cuh"
 #include "kernels/linear.h"
 
@@ -35,10 +37,43 @@ __global__ void add_partials_kernel(const Real* partials, int64_t chunks, int64_
   *target = static_cast<float>(total);
 }
 
+/// The same for many sums of few chunks: a thread adds four neighbouring sums, chunk after chunk.
+static __global__ void __launch_bounds__(128)
+    add_wide_partials_kernel(const float4* partials, int chunks, int64_t quads, int row_quads,
+                             float* out, int64_t out_stride, bool accumulate) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
+  if (i >= quads) return;
+  float4 sum = {0.0F, 0.0F, 0.0F, 0.0F};
+#pragma unroll 16
+  for (int chunk = 0; chunk < chunks; ++chunk) {
+    const float4 more = partials[chunk * quads + i];
+    sum.x += more.x;
+    sum.y += more.y;
+    sum.z += more.z;
+    sum.w += more.w;
+  }
+  float* const target = out + i / row_quads * out_stride + i % row_quads * 4;
+  const float total[4] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+  for (int k = 0; k < 4; ++k) target[k] = accumulate ? target[k] + total[k] : total[k];
+}
+
 template <class Real>
 void add_partials(const Context& ctx, const char* kernel, const Real* partials, int64_t chunks,
                   int64_t count, int64_t columns, float* out, int64_t out_stride, GradMode mode) {
   if (count == 0) return;
+  constexpr int64_t kMany = 16384;
+  if constexpr (std::is_same_v<Real, float>) {
+    if (count >= kMany && chunks <= 64 && columns % 4 == 0) {
+      const int64_t quads = count / 4;
+      add_wide_partials_kernel<<<static_cast<unsigned>(ceil_div(quads, 128)), 128, 0,
+                                 stream_of(ctx)>>>(
+          reinterpret_cast<const float4*>(partials), static_cast<int>(chunks), quads,
+          static_cast<int>(columns / 4), out, out_stride, mode == GradMode::kAccumulate);
+      check_launch(ctx, kernel, chunks, " partials of ", count);
+      return;
+    }
+  }
   add_partials_kernel<<<static_cast<unsigned>(ceil_div(count, kWarp)), dim3(kWarp, kReduceGroups),
                         0, stream_of(ctx)>>>(partials, chunks, count, columns, out, out_stride,
                                              mode == GradMode::kAccumulate);
