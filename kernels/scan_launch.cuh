@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/cuda_common.cuh"
+#include "kernels/scan_combine.cuh"
 #include "kernels/selective_scan.h"
 #include "kernels/selective_scan_summary.cuh"
 
@@ -95,13 +96,37 @@ inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
 
-/// Blocks of the summary and of the outputs on an SM: 8 warps with up to 255 registers, whose
-/// independent chains keep the exponential unit busy; fewer would not, more would spill.
+/// Blocks of the outputs' kernel on an SM: 8 warps with up to 255 registers, whose independent
+/// chains keep the exponential unit busy; fewer would not, more would spill.
 constexpr int kSplitBlocks = 2;
-constexpr int64_t kSplitWarps = kSplitBlocks * kSummaryWarps;
-/// The gradient's summary fits 168 registers, and then a third block hides more of its latency.
-constexpr int kGradientBlocks = 3;
-constexpr int64_t kGradientWarps = kGradientBlocks * kSummaryWarps;
+constexpr int64_t kSplitWarps = kSplitBlocks * 4;
+
+/// Channels of a block of the summary: groups of equal width, a multiple of 8, that fit its
+/// threads.
+inline int summary_width(int64_t d_inner, int64_t d_state) {
+  const int64_t widest = kSummaryThreads * warp_channels(d_state) / 64;
+  return static_cast<int>(ceil_div(ceil_div(d_inner, ceil_div(d_inner, widest)), 8) * 8);
+}
+
+/// How many pieces a chunk is cut into where only summaries of whole chunks are wanted, of
+/// `borders` chunks of `length` positions in all: what fills the machine; four times as many for
+/// long chunks, of which the last three quarters are mostly too far from the border to matter.
+struct Pieces {
+  int count = 1;  // of a chunk
+  int near = 1;   // that are walked first
+};
+inline Pieces cut_chunk(Context& ctx, int64_t length, int64_t borders, int64_t d_inner,
+                        int64_t d_state) {
+  constexpr int64_t kShortest = 256;
+  constexpr int64_t kLong = 8192;
+  const int64_t blocks = borders * ceil_div(d_inner, summary_width(d_inner, d_state));
+  const int64_t wanted =
+      std::max<int64_t>(1, multiprocessors(ctx) * kSummaryBlocks / std::max<int64_t>(1, blocks));
+  const int64_t shortest = std::max<int64_t>(1, length / kShortest);
+  if (length < kLong) return {static_cast<int>(std::min(wanted, shortest)), 0};
+  const auto count = static_cast<int>(std::min(wanted * 4, shortest));
+  return {count, (count + 3) / 4};
+}
 
 /// Shared memory to ask for so that at most `blocks` blocks of a kernel that needs `bytes` share an
 /// SM. The hardware puts new blocks where others already are as long as they fit, and would leave
@@ -119,22 +144,26 @@ Kernel with_shared_memory(Kernel kernel, int bytes) {
   return kernel;
 }
 
+/// Summaries of all chunks; where only whole stretches of chunks matter, of the first `near` chunks
+/// of each stretch, then of the others as far as they matter.
 template <bool kGradient, class T>
-void launch_summary(Context& ctx, SummaryArgs<T> p) {
+void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
   p.vectors.rows = in_pieces(p.x, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
                    in_pieces(p.z, p.d_inner, 16);
   p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
   p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
-  constexpr int kBlocks = kGradient ? kGradientBlocks : kSplitBlocks;
+  p.width = summary_width(p.d_inner, p.d_state);
+  p.multiprocessors = static_cast<int>(multiprocessors(ctx));
+  if (near == 0) near = p.stretch;
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    const int bytes = spread(kSummaryWarps * summary_warp_bytes<T, kStates, kSplit>(), kBlocks);
-    const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
-    // positions computed together: what registers hold beside the gate's, and a tile at most
-    constexpr int kSub = std::min(kGradient ? 4 : 8, WalkShape<T, kStates, kSplit>::kRows);
-    constexpr auto kSummary = scan_summary_kernel<T, kStates, kSplit, kGradient, kSub, kBlocks>;
-    const auto kernel = with_shared_memory(kSummary, bytes);
-    kernel<<<grid_of(ceil_div(units, kSummaryWarps)), kSummaryWarps * 32, bytes, stream_of(ctx)>>>(
-        p);
+    const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks);
+    const auto kernel =
+        with_shared_memory(scan_summary_kernel<T, kStates, kSplit, kGradient, 8>, bytes);
+    const int64_t units = p.batch * ceil_div(p.chunks, p.stretch) * ceil_div(p.d_inner, p.width);
+    for (p.from = 0; p.from < p.stretch; p.from += p.count) {
+      p.count = p.from == 0 ? near : p.stretch - near;
+      kernel<<<grid_of(units * p.count), kSummaryThreads, bytes, stream_of(ctx)>>>(p);
+    }
   });
   check_launch(ctx, kGradient ? "scan_summary (gradient)" : "scan_summary", p.batch, " x ",
                p.length, " x ", p.d_inner, ", state ", p.d_state, ", ", p.chunks, " chunks");

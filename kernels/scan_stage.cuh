@@ -3,6 +3,8 @@
 /// that the walking loops have no global loads, no addresses and no tests in them.
 #pragma once
 
+#include <cstring>
+
 #include "kernels/scan_common.cuh"
 
 namespace gmamba::cuda::scan {
@@ -47,10 +49,50 @@ __device__ inline void fetch_rows(T* to, const T* from, int stride, int rows, in
       }
     }
   } else {
+#pragma unroll 1
     for (int i = lane; i < rows * kWidth; i += 32) {
       const int row = i / kWidth;
       const int column = i % kWidth;
       if (column < valid) to[i] = from[static_cast<int64_t>(row) * stride + column];
+    }
+  }
+}
+
+/// Two elements of minus infinity, or one: softplus makes a delta of zero of it.
+template <class T>
+constexpr uint32_t kMinusInfinity = sizeof(T) == 4 ? 0xff800000U : 0xff80ff80U;
+
+/// As fetch_rows, by kThreads threads, with the words `fill` in rows that don't exist and, when
+/// kWhole, in columns that don't.
+template <int kRows, int kWidth, int kBytes, int kThreads, bool kWhole = false, class T>
+__device__ inline void fetch_block(T* to, const T* from, int stride, int rows, int valid,
+                                   uint32_t fill, bool vector, int thread) {
+  constexpr int kPiece = kBytes / static_cast<int>(sizeof(T));
+  constexpr int kPieces = kWidth / kPiece;  // of a row
+  if (vector) {
+#pragma unroll
+    for (int i = 0; i < (kRows * kPieces + kThreads - 1) / kThreads; ++i) {
+      const int piece = thread + i * kThreads;
+      if (kRows * kPieces % kThreads != 0 && piece >= kRows * kPieces) break;
+      const int row = piece / kPieces;
+      const int column = piece % kPieces * kPiece;
+      T* const target = to + row * kWidth + column;
+      if (row < rows && column < valid) {
+        copy_async<kBytes>(target, from + static_cast<int64_t>(row) * stride + column);
+      } else if (kWhole || column < valid) {
+#pragma unroll
+        for (int k = 0; k < kBytes / 4; ++k) reinterpret_cast<uint32_t*>(target)[k] = fill;
+      }
+    }
+  } else {
+    T empty;
+    memcpy(&empty, &fill, sizeof(T));
+#pragma unroll 1
+    for (int i = thread; i < kRows * kWidth; i += kThreads) {
+      const int row = i / kWidth;
+      const int column = i % kWidth;
+      const bool there = row < rows && column < valid;
+      to[i] = there ? from[static_cast<int64_t>(row) * stride + column] : empty;
     }
   }
 }
@@ -73,6 +115,7 @@ __device__ inline void store_rows(T* to, const T* from, int stride, int rows, in
       }
     }
   } else {
+#pragma unroll 1
     for (int i = lane; i < rows * kWidth; i += 32) {
       const int row = i / kWidth;
       const int column = i % kWidth;

@@ -57,17 +57,13 @@ bool fits_vectors(const BackwardArgs<T>& p) {
   return fits;
 }
 
-/// Gradients of the state behind every chunk, into the arena. The summaries run over pieces of
-/// chunks where that fills the machine better.
+/// Gradients of the state behind every chunk, into the arena, from summaries of pieces of chunks.
 template <class T>
 void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   constexpr int64_t kAlign = 64;
-  const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state)) * p.chunks;
-  const int64_t capacity = multiprocessors(ctx) * kGradientWarps;
-  const int64_t pieces =
-      std::clamp<int64_t>(capacity / warps, 1, std::max<int64_t>(1, p.chunk_length / 256));
-  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces), kAlign) * kAlign;
-  p.chunk_length = piece * pieces;
+  const Pieces pieces = cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner, p.d_state);
+  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kAlign) * kAlign;
+  p.chunk_length = piece * pieces.count;
   p.chunks = ceil_div(p.length, p.chunk_length);
   SummaryArgs<T> s;
   s.x = p.dy;
@@ -87,7 +83,8 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
   s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
   s.delta_sum = scratch(ctx, rows * p.d_inner);
-  launch_summary<true>(ctx, s);
+  s.stretch = pieces.count;
+  launch_summary<true>(ctx, s, pieces.near);
   CombineArgs c;
   c.A = p.A;
   c.A_stride = p.A_stride;
@@ -101,7 +98,7 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   launch_combine(ctx, c, true);
   p.dstate_end = {states, s.state.outer, s.state.inner};
   p.end_per_row = s.chunks;
-  p.end_per_chunk = pieces;
+  p.end_per_chunk = pieces.count;
 }
 
 void launch_parameter_sums(Context& ctx, const ParameterSums& p) {
