@@ -96,10 +96,20 @@ inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
 
-/// Blocks of the outputs' kernel on an SM: 8 warps with up to 255 registers, whose independent
-/// chains keep the exponential unit busy; fewer would not, more would spill.
-constexpr int kSplitBlocks = 2;
-constexpr int64_t kSplitWarps = kSplitBlocks * 4;
+/// Blocks of the outputs' kernel on an SM: 12 warps with 168 registers, 16 with 128 where a thread
+/// has few states.
+constexpr int forward_blocks(int states) { return states == 8 ? 4 : 3; }
+
+/// Chunks of the outputs, which take `units` warps of 64 channels or fewer each. Eight warps on an
+/// SM are within a tenth of what twelve do, and then chunks are longer and their summaries cheaper;
+/// twelve where chunks are longer than most of the memory.
+inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units, int64_t d_state) {
+  constexpr int64_t kLong = 16384;
+  const int64_t sms = multiprocessors(ctx);
+  const int64_t most = 4 * forward_blocks(d_state <= 8 ? 8 : 16);
+  const Chunks full = cut_time(length, units, sms * most);
+  return full.count == 1 || full.length >= kLong ? full : cut_time(length, units, sms * 8);
+}
 
 /// Channels of a block of the summary: groups of equal width, a multiple of 8, that fit its
 /// threads.
@@ -153,7 +163,6 @@ void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
   p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
   p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
   p.width = summary_width(p.d_inner, p.d_state);
-  p.multiprocessors = static_cast<int>(multiprocessors(ctx));
   if (near == 0) near = p.stretch;
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
     const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks);

@@ -26,7 +26,7 @@ void summarise(Context& ctx, SummaryArgs<T> p, const ConstTensorView& delta,
   p.d_state = static_cast<int>(A.dim(1));
   if (p.batch == 0 || p.d_inner == 0) return;
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
-  const Chunks chunks = cut_time(p.length, warps, multiprocessors(ctx) * kSplitWarps);
+  const Chunks chunks = cut_time(p.length, warps, multiprocessors(ctx) * 8);
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
   p.exact_sum = true;

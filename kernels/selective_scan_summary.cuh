@@ -47,8 +47,7 @@ struct SummaryArgs {
   // nothing.
   int stretch = 1, from = 0, count = 1;
   int d_inner = 0, d_state = 0;
-  int width = 0;            // channels of a block
-  int multiprocessors = 1;  // blocks so far apart share an SM
+  int width = 0;  // channels of a block
   Vectors vectors;
 };
 
@@ -68,7 +67,7 @@ struct SummaryShape {
 /// The deltas of a channel in kSamples positions of its chunk, added.
 template <class T>
 __device__ inline float sample_deltas(const T* delta, int64_t stride, int steps, float bias) {
-  constexpr int kSamples = 32;
+  constexpr int kSamples = 16;
   float sum = 0.0F;
 #pragma unroll 8
   for (int i = 0; i < kSamples; ++i) {
@@ -78,9 +77,18 @@ __device__ inline float sample_deltas(const T* delta, int64_t stride, int steps,
   return sum * (1.0F / kSamples);
 }
 
-/// The item (of kSummaryThreads) whose `remaining` is the rank-th largest. Positive floats compare
-/// as their bits; the item's number in the last bits makes all keys different, NaN or not.
-__device__ inline int item_of_rank(float remaining, int rank, uint32_t* keys, int* order) {
+/// Place of the warp on its multiprocessor; its scheduler is that modulo four.
+__device__ inline uint32_t warp_slot() {
+  uint32_t slot;
+  asm volatile("mov.u32 %0, %%warpid;" : "=r"(slot));
+  return slot;
+}
+
+/// The item (of kSummaryThreads) of this thread when items are dealt out by `remaining`, the
+/// largest first. Positive floats compare as their bits; the item's number in the last bits makes
+/// all keys different, NaN or not. Of eight warps, the first and the last share a scheduler, and so
+/// on; of two blocks on a multiprocessor, `turn` puts the slowest warps on different ones.
+__device__ inline int item_of_rank(float remaining, uint32_t* keys, int* order, const int& turn) {
   const int item = static_cast<int>(threadIdx.x);
   const uint32_t key =
       (__float_as_uint(fabsf(remaining)) & ~(kSummaryThreads - 1U)) | static_cast<uint32_t>(item);
@@ -94,7 +102,8 @@ __device__ inline int item_of_rank(float remaining, int rank, uint32_t* keys, in
   }
   order[larger] = item;
   __syncthreads();
-  return order[rank];
+  const int warp = (item / 32) ^ (turn * 3);
+  return order[(warp < 4 ? warp : 11 - warp) * 32 + item % 32];
 }
 
 /// Walks a chunk; kSub positions of a group of states are computed together.
@@ -105,10 +114,11 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
   constexpr int kQuads = kStates / 4;
-  static_assert(kRows % kSub == 0);
+  static_assert(kRows % kSub == 0 && kSub % 2 == 0 && kSummaryThreads == 256);
   extern __shared__ __align__(16) unsigned char summary_shared[];
   __shared__ __align__(16) uint32_t keys[kSummaryThreads];
   __shared__ int order[kSummaryThreads];
+  __shared__ int order_turn;
   T* const tiles_at = reinterpret_cast<T*>(summary_shared);
   T* const tokens_at = tiles_at + S::kStages * S::kTile;
   float* const wide_at = reinterpret_cast<float*>(tokens_at + S::kStages * S::kTokens);
@@ -220,10 +230,8 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
     const int e = first + thread / kSplit;
     remaining /= sample_deltas(p.delta.at(b, begin) + e, p.delta.inner, steps, bias_of(e));
   }
-  // the slowest warps of two blocks on an SM go to different schedulers
-  const int turn = static_cast<int>(blockIdx.x) / p.multiprocessors % 2 * 64;
-  const int rank = (thread + turn) % kSummaryThreads;
-  const int item = item_of_rank(remaining, rank, keys, order);
+  if (thread == 0) order_turn = static_cast<int>(warp_slot() / (kSummaryThreads / 32) % 2);
+  const int item = item_of_rank(remaining, keys, order, order_turn);
   const int states = load_rates(item);
   const int local = min(item / kSplit, valid - 1);
   const int n0 = item % kSplit * kStates;
@@ -261,19 +269,31 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
       float before[kSub];  // sum of delta between the step and the walk's start
       float value[kSub];
 #pragma unroll
-      for (int j = 0; j < kSub; ++j) {
-        const T* const at = x_tile + (kGradient ? s + j : kRows - 1 - s - j) * kWidth;
-        const float v = widen(at[0]);
-        const float d = softplus(widen(at[kRows * kWidth]) + bias);
-        if constexpr (kGradient) {
-          const float gate = widen(at[2 * kRows * kWidth]);
-          sum += d;
-          before[j] = sum;
-          value[j] = gated ? v * (gate * sigmoid(gate)) : v;
-        } else {
-          before[j] = sum;
-          sum += d;
-          value[j] = v * d;
+      for (int j = 0; j < kSub; j += 2) {
+        float x[2];
+        float d[2];
+        float v[2];
+        float gate[2] = {0.0F, 0.0F};
+        float silu[2];
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          const T* const at = x_tile + (kGradient ? s + j + k : kRows - 1 - s - j - k) * kWidth;
+          v[k] = widen(at[0]);
+          x[k] = widen(at[kRows * kWidth]) + bias;
+          if constexpr (kGradient) gate[k] = widen(at[2 * kRows * kWidth]);
+        }
+        kGradient ? softplus_silu(x, gate, d, silu) : softplus_pair(x, d);
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          if constexpr (kGradient) {
+            sum += d[k];
+            before[j + k] = sum;
+            value[j + k] = gated ? v[k] * silu[k] : v[k];
+          } else {
+            before[j + k] = sum;
+            sum += d[k];
+            value[j + k] = v[k] * d[k];
+          }
         }
       }
 #pragma unroll

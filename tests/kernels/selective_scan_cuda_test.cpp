@@ -39,13 +39,16 @@ class SelectiveScanCuda : public testing::Test {
   Context& ctx() { return *ctx_; }
 
   void expect_matches_oracle(const ScanCase& scan, DType dtype) {
-    const Inputs in = rounded_inputs(scan_inputs(scan), dtype);
+    expect_matches_oracle(scan_inputs(scan), dtype, scan.strided ? 13 : 0);
+  }
+  void expect_matches_oracle(const Inputs& given, DType dtype, int64_t gap) {
+    const Inputs in = rounded_inputs(given, dtype);
     const OracleInputs wide = as_oracle(in);
     const auto oracle = reference::scan_forward(wide);
     auto naive = reference::scan_forward(in);
     const auto doracle = reference::scan_backward(wide);
     auto dnaive = reference::scan_backward(in);
-    const ScanRun found = CudaScanRunner(ctx(), in, dtype, scan.strided ? 13 : 0).run();
+    const ScanRun found = CudaScanRunner(ctx(), in, dtype, gap).run();
     round_to(dtype, naive.y);
     expect_close(found.y, oracle.y, naive.y, "y", kFloor);
     expect_close(found.y_again, oracle.y, naive.y, "y recomputed", kFloor);
@@ -92,6 +95,26 @@ TEST_F(SelectiveScanCuda, MatchesOracleWhenTimeIsSplit) {
     for (const DType dtype : kTypes) {
       SCOPED_TRACE(scan.name() + "_" + std::string(to_string(dtype)));
       expect_matches_oracle(scan, dtype);
+    }
+  }
+}
+
+/// Channels are summarised in the order of how far they must be walked: all alike, slow or fast,
+/// and mixed from a memory far beyond a chunk to less than a position.
+TEST_F(SelectiveScanCuda, MatchesOracleWhateverTheSpeedOfItsChannels) {
+  const std::vector<std::vector<float>> speeds = {
+      {-9.0F}, {4.0F}, {-12.0F, -7.0F, 3.0F, 30.0F, -2.0F, 0.0F, -4.0F}};
+  for (const ScanCase& scan :
+       {ScanCase{1, 2500, 264, 16}, ScanCase{1, 1500, 72, 40}, ScanCase{1, 1700, 84, 7}}) {
+    for (const auto& biases : speeds) {
+      Inputs in = scan_inputs(scan);
+      for (float& raw : in.delta) raw = 0.5F * (raw + 2.5F);
+      for (size_t e = 0; e < in.d_inner; ++e) in.bias[e] = biases[e % biases.size()];
+      for (const DType dtype : kTypes) {
+        SCOPED_TRACE(scan.name() + "_" + testing::PrintToString(biases) + "_" +
+                     std::string(to_string(dtype)));
+        expect_matches_oracle(in, dtype, 0);
+      }
     }
   }
 }
@@ -189,6 +212,111 @@ TEST_F(SelectiveScanCuda, NanIsNotHidden) {
   EXPECT_TRUE(std::isnan(found.y[16 * 99 + 3]));
   EXPECT_FALSE(std::isnan(found.y[16 * 99 + 4]));
   EXPECT_TRUE(std::isnan(found.d.A[3 * 16]));
+}
+
+TEST_F(SelectiveScanCuda, NanIsNotHiddenBySummaries) {
+  Inputs in = scan_inputs({1, 3000, 16, 16});
+  std::fill(in.bias.begin(), in.bias.end(), -9.0F);  // slow: a memory longer than the sequence
+  in.delta[16 * 1500 + 3] = NAN;
+  in.u[16 * 1500 + 7] = NAN;
+  const ScanRun found = CudaScanRunner(ctx(), in, DType::kF32).run();
+  for (size_t e = 0; e < 16; ++e) {
+    const bool expected = e == 3 || e == 7;
+    EXPECT_EQ(std::isnan(found.state_out[e * 16]), expected) << e;
+    EXPECT_EQ(std::isnan(found.y[16 * 2999 + e]), expected) << e;
+    EXPECT_EQ(std::isnan(found.d.A[e * 16]), expected) << e;
+    EXPECT_EQ(std::isnan(found.d.u[e]), e == 3) << e;
+    EXPECT_FALSE(std::isnan(found.d.u[16 * 2999 + e])) << e;
+  }
+}
+
+/// Chunks of the backward pass so long that their summaries go in two rounds, against two segments
+/// of half as long chunks, which go in one. Memories from ten positions to beyond a chunk.
+TEST_F(SelectiveScanCuda, GradientsOfLongChunksMatchThoseOfShortOnes) {
+  constexpr int64_t kLength = 131072;
+  constexpr int64_t kChannels = 512;
+  constexpr int64_t kStates = 16;
+  constexpr int64_t kTable = 8192 + 37;  // positions after which the data repeat
+  const Inputs table = scan_inputs({1, kTable, kChannels, kStates});
+  std::vector<Tensor> owners;
+  const auto rows = [&](int64_t width, const std::vector<float>& values) {
+    const TensorView view =
+        owners.emplace_back(ctx().make(DType::kF32, {1, kLength, width})).view();
+    if (values.empty()) return view;
+    const Tensor source = owned({1, kTable, width}, values);
+    for (int64_t i = 0; i < kLength; i += kTable) {
+      const int64_t count = std::min(kTable, kLength - i);
+      ctx().upload(source.view().slice(1, 0, count), view.slice(1, i, i + count));
+    }
+    return view;
+  };
+  const auto fixed = [&](const Shape& shape, const std::vector<float>& values) -> TensorView {
+    const TensorView view = owners.emplace_back(ctx().make(DType::kF32, shape)).view();
+    if (!values.empty()) ctx().upload(owned(shape, values), view);
+    return view;
+  };
+  std::vector<float> bias(static_cast<size_t>(kChannels));
+  std::vector<float> rates(static_cast<size_t>(kChannels * kStates));
+  for (size_t e = 0; e < bias.size(); ++e) bias[e] = -9.0F + static_cast<float>(e * 37 % 512) / 64;
+  for (size_t i = 0; i < rates.size(); ++i) rates[i] = -1.0F - static_cast<float>(i % kStates);
+  std::vector<float> raw = table.delta;
+  for (float& value : raw) value = 0.3F * (value + 2.5F);
+  SelectiveScanForward f;
+  SelectiveScanBackward g;
+  f.u = g.u = rows(kChannels, table.u);
+  f.delta = g.delta = rows(kChannels, raw);
+  f.z = g.z = rows(kChannels, table.z);
+  f.B = g.B = rows(kStates, table.B);
+  f.C = g.C = rows(kStates, table.C);
+  g.dy = rows(kChannels, table.dy);
+  f.A = g.A = fixed({kChannels, kStates}, rates);
+  f.delta_bias = g.delta_bias = fixed({kChannels}, bias);
+  f.y = rows(kChannels, {});
+  const int64_t saved = scan_saved_states(kLength, ctx().device());
+  f.saved_states = fixed({1, saved, kChannels, kStates}, {});
+  selective_scan_forward(ctx(), f);
+  g.saved_states = f.saved_states;
+  g.dA = fixed({kChannels, kStates}, {});
+  const auto backward = [&](int64_t begin, int64_t end, TensorView du, TensorView ddelta,
+                            ConstTensorView dstate_out) {
+    SelectiveScanBackward part = g;
+    for (auto field :
+         {&SelectiveScanBackward::dy, &SelectiveScanBackward::u, &SelectiveScanBackward::delta,
+          &SelectiveScanBackward::z, &SelectiveScanBackward::B, &SelectiveScanBackward::C}) {
+      part.*field = (g.*field).slice(1, begin, end);
+    }
+    part.saved_states =
+        g.saved_states.slice(1, begin / kScanSavedEveryGpu, end / kScanSavedEveryGpu);
+    part.du = du.slice(1, begin, end);
+    part.ddelta = ddelta.slice(1, begin, end);
+    const TensorView dz = rows(kChannels, {});
+    const TensorView dB = rows(kStates, {});
+    const TensorView dC = rows(kStates, {});
+    part.dz = dz.slice(1, begin, end);
+    part.dB = dB.slice(1, begin, end);
+    part.dC = dC.slice(1, begin, end);
+    part.dstate_out = dstate_out;
+    part.dstate_in = fixed({1, kChannels, kStates}, {});
+    selective_scan_backward(ctx(), part);
+    return part.dstate_in;
+  };
+  const TensorView du[] = {rows(kChannels, {}), rows(kChannels, {})};
+  const TensorView ddelta[] = {rows(kChannels, {}), rows(kChannels, {})};
+  backward(0, kLength, du[0], ddelta[0], {});
+  const TensorView middle = backward(kLength / 2, kLength, du[1], ddelta[1], {});
+  backward(0, kLength / 2, du[1], ddelta[1], middle);
+  const auto values = [&](const TensorView& view) {
+    Tensor host({}, DType::kF32, view.shape());
+    ctx().download(view, host);
+    return flat(host);
+  };
+  for (int64_t begin = 0; begin < kLength; begin += kLength / 4) {
+    const auto piece = [&](const TensorView& view) {
+      return values(view.slice(1, begin, begin + kLength / 4));
+    };
+    EXPECT_LE(relative_error(piece(du[0]), piece(du[1])), 1e-5) << begin;
+    EXPECT_LE(relative_error(piece(ddelta[0]), piece(ddelta[1])), 1e-5) << begin;
+  }
 }
 
 TEST_F(SelectiveScanCuda, GradientsOfParametersAccumulateOnRequest) {
