@@ -22,7 +22,7 @@ template <class T>
 struct Rows {
   T* data = nullptr;
   int64_t outer = 0;  // elements from i to i + 1
-  int64_t inner = 0;  // elements from j to j + 1, below 2^31
+  int64_t inner = 0;  // elements from j to j + 1, below 2^29
 
   __host__ __device__ bool empty() const { return data == nullptr; }
   __device__ T* at(int64_t i, int64_t j) const { return data + i * outer + j * inner; }
@@ -40,22 +40,6 @@ __device__ inline float reciprocal(float x) {
   float r;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
   return r;
-}
-
-/// 2^x for x <= 0 without the exponential unit: nearest integer by adding 1.5 * 2^23, a polynomial
-/// of degree 5 on [-1/2, 1/2] (relative error 1.1e-7), the integer added to the exponent.
-__device__ inline float ex2_polynomial(float x) {
-  constexpr float kRound = 12582912.0F;
-  const float clamped = fmaxf(x, -126.0F);
-  const float shifted = clamped + kRound;
-  const float f = clamped - (shifted - kRound);
-  float p = 1.33908634e-3F;
-  p = fmaf(p, f, 9.67603192e-3F);
-  p = fmaf(p, f, 5.55035711e-2F);
-  p = fmaf(p, f, 2.40221075e-1F);
-  p = fmaf(p, f, 6.93147188e-1F);
-  p = fmaf(p, f, 1.00000008F);
-  return __int_as_float(__float_as_int(p) + (__float_as_int(shifted) << 23));
 }
 
 /// log(1 + exp(x)) with a relative error of a few 1e-7 also for the small deltas of long memories:
@@ -84,62 +68,6 @@ __device__ inline float one_minus_exp(float d) {
 }
 
 __device__ inline float sigmoid(float x) { return reciprocal(1.0F + ex2(-kLog2e * x)); }
-
-/// max(x, 0) that keeps NaN.
-__device__ inline float positive_part(float x) {
-  float r;
-  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(r) : "f"(x));
-  return r;
-}
-
-/// softplus(x) from t = exp(-|x|) and 1 / (2 + t).
-__device__ inline float softplus_from(float x, float t, float inverse) {
-  const float s = t * inverse;
-  const float q = s * s;
-  float p = 2.81577784e-1F;
-  p = fmaf(p, q, 2.79651577e-1F);
-  p = fmaf(p, q, 4.00245952e-1F);
-  p = fmaf(p, q, 6.66663216e-1F);
-  p = fmaf(p, q, 2.00000001F);
-  return fmaf(s, p, positive_part(x));
-}
-
-/// softplus of two values with one reciprocal, for callers that the exponential unit bounds.
-/// NaN of one value stays with it: what the common reciprocal sees is finite.
-__device__ inline void softplus_pair(const float (&x)[2], float (&d)[2]) {
-  const float t0 = ex2(fminf(-kLog2e * fabsf(x[0]), 0.0F));
-  const float t1 = ex2(fminf(-kLog2e * fabsf(x[1]), 0.0F));
-  const float below0 = 2.0F + t0;
-  const float below1 = 2.0F + t1;
-  const float both = reciprocal(below0 * below1);
-  d[0] = softplus_from(x[0], t0, both * below1);
-  d[1] = softplus_from(x[1], t1, both * below0);
-}
-
-/// softplus(x) and silu(z) = z sigmoid(z) of two pairs with one reciprocal for all four, as above.
-/// The sigmoid is at least 2^-60, where it is below rounding in any sum.
-__device__ inline void softplus_silu(const float (&x)[2], const float (&z)[2], float (&d)[2],
-                                     float (&silu)[2]) {
-  float t[2];
-  float of_softplus[2];  // denominators
-  float of_sigmoid[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    t[i] = ex2(fminf(-kLog2e * fabsf(x[i]), 0.0F));
-    of_softplus[i] = 2.0F + t[i];
-    of_sigmoid[i] = 1.0F + ex2(fminf(-kLog2e * z[i], 60.0F));
-  }
-  const float first = of_softplus[0] * of_softplus[1];
-  const float second = of_sigmoid[0] * of_sigmoid[1];
-  const float all = reciprocal(first * second);
-  const float by_first = all * second;
-  const float by_second = all * first;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    d[i] = softplus_from(x[i], t[i], by_first * of_softplus[1 - i]);
-    silu[i] = z[i] * (by_second * of_sigmoid[1 - i]);
-  }
-}
 
 // ---- conversion
 

@@ -17,8 +17,9 @@ namespace gmamba::cuda::scan {
 template <class T, class AnyView>
 Rows<T> rows_of(const AnyView& view) {
   const auto typed = view.template as<T, 3>();
-  require(typed.stride[1] <= std::numeric_limits<int32_t>::max(), ErrorKind::kUnsupported,
-          "selective_scan: rows ", typed.stride[1], " elements apart; at most 2147483647 on a GPU");
+  constexpr int64_t kFurthest = (int64_t{1} << 29) - 1;  // byte distances of 32 bits
+  require(typed.stride[1] <= kFurthest, ErrorKind::kUnsupported, "selective_scan: rows ",
+          typed.stride[1], " elements apart; at most ", kFurthest, " on a GPU");
   return {typed.data, typed.stride[0], typed.stride[1]};
 }
 template <class T, class AnyView>
@@ -96,18 +97,16 @@ inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
 
-/// Blocks of the outputs' kernel on an SM: 12 warps with 168 registers, 16 with 128 where a thread
-/// has few states.
-constexpr int forward_blocks(int states) { return states == 8 ? 4 : 3; }
+/// Blocks of the outputs' kernel on an SM: 12 warps with 168 registers. A fourth block finds the
+/// exponential unit and the issue slots beside it as busy as they get.
+constexpr int kForwardBlocks = 3;
 
-/// Chunks of the outputs, which take `units` warps of 64 channels or fewer each. Eight warps on an
-/// SM are within a tenth of what twelve do, and then chunks are longer and their summaries cheaper;
-/// twelve where chunks are longer than most of the memory.
-inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units, int64_t d_state) {
-  constexpr int64_t kLong = 16384;
+/// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.08 times as long as
+/// twelve, and their chunks are longer and cheaper to summarise: twelve only where chunks are long.
+inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units) {
+  constexpr int64_t kLong = 5120;
   const int64_t sms = multiprocessors(ctx);
-  const int64_t most = 4 * forward_blocks(d_state <= 8 ? 8 : 16);
-  const Chunks full = cut_time(length, units, sms * most);
+  const Chunks full = cut_time(length, units, sms * 4 * kForwardBlocks);
   return full.count == 1 || full.length >= kLong ? full : cut_time(length, units, sms * 8);
 }
 
@@ -121,12 +120,12 @@ inline int summary_width(int64_t d_inner, int64_t d_state) {
 /// How many pieces a chunk is cut into where only summaries of whole chunks are wanted, of
 /// `borders` chunks of `length` positions in all: what fills the machine; four times as many for
 /// long chunks, of which the last three quarters are mostly too far from the border to matter.
-struct Pieces {
+struct ChunkPieces {
   int count = 1;  // of a chunk
   int near = 1;   // that are walked first
 };
-inline Pieces cut_chunk(Context& ctx, int64_t length, int64_t borders, int64_t d_inner,
-                        int64_t d_state) {
+inline ChunkPieces cut_chunk(Context& ctx, int64_t length, int64_t borders, int64_t d_inner,
+                             int64_t d_state) {
   constexpr int64_t kShortest = 256;
   constexpr int64_t kLong = 8192;
   const int64_t blocks = borders * ceil_div(d_inner, summary_width(d_inner, d_state));

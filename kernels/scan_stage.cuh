@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/scan_common.cuh"
 
@@ -96,6 +97,61 @@ __device__ inline void fetch_block(T* to, const T* from, int stride, int rows, i
     }
   }
 }
+
+/// The pieces of a tile of kRows x kWidth elements that thread `thread` of kThreads copies, and how
+/// it does that for a tile whose rows all exist. Addresses cost one instruction per piece: a byte
+/// distance of 32 bits times a row, added to a base that is computed once.
+template <int kRows, int kWidth, int kBytes, int kThreads, class T>
+struct Pieces {
+  static constexpr int kPiece = kBytes / static_cast<int>(sizeof(T));
+  static constexpr int kPerRow = kWidth / kPiece;
+  static constexpr int kStep = kThreads / kPerRow;  // rows between two pieces of a thread
+  static constexpr int kCount = (kRows + kStep - 1) / kStep;
+  static_assert(kThreads % kPerRow == 0);
+
+  int row, column;
+
+  __device__ explicit Pieces(int thread)
+      : row(thread / kPerRow), column(thread % kPerRow * kPiece) {}
+  /// Whether the thread has something to copy where the first `valid` columns exist.
+  __device__ bool any(int valid) const { return row < kRows && column < valid; }
+  /// Copies rows t, t + 1, ... from `from`, which points to the thread's column in row 0.
+  __device__ void fetch(T* to, const T* from, int stride, int t) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (kRows % kStep != 0 && row + i * kStep >= kRows) break;
+      copy_async<kBytes>(to + (row + i * kStep) * kWidth + column, at(from, stride, t + i * kStep));
+    }
+  }
+  __device__ void store(T* to, const T* from, int stride, int t) const {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) {
+      if (kRows % kStep != 0 && row + i * kStep >= kRows) break;
+      *reinterpret_cast<uint4*>(at(to, stride, t + i * kStep)) =
+          *reinterpret_cast<const uint4*>(from + (row + i * kStep) * kWidth + column);
+    }
+  }
+
+ private:
+  template <class U>
+  __device__ U* at(U* base, int stride, int t) const {
+    using Byte = std::conditional_t<std::is_const_v<U>, const char, char>;
+    const auto bytes = static_cast<uint32_t>(stride) * static_cast<uint32_t>(sizeof(T));
+    return reinterpret_cast<U*>(reinterpret_cast<Byte*>(base) +
+                                static_cast<uint64_t>(bytes) * static_cast<uint32_t>(t + row));
+  }
+};
+
+/// A pointer kept in shared memory, read anew where it is used.
+template <class T>
+__device__ inline T* kept(T* const& pointer) {
+  return *const_cast<T* const volatile*>(&pointer);
+}
+
+template <class T, int kRows, int kWidth, int kThreads = 32>
+using RowPieces = Pieces<kRows, kWidth, 16, kThreads, T>;
+template <class T, int kRows, int kColumns, int kThreads = 32>
+using TokenPieces = Pieces<kRows, kColumns, 8, kThreads, T>;
 
 /// Stores what lies in a tile as fetch_rows would have read it.
 template <int kRows, int kWidth, class T>

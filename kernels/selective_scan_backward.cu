@@ -61,7 +61,8 @@ bool fits_vectors(const BackwardArgs<T>& p) {
 template <class T>
 void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   constexpr int64_t kAlign = 64;
-  const Pieces pieces = cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner, p.d_state);
+  const ChunkPieces pieces =
+      cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner, p.d_state);
   const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kAlign) * kAlign;
   p.chunk_length = piece * pieces.count;
   p.chunks = ceil_div(p.length, p.chunk_length);

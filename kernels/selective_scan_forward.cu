@@ -48,7 +48,7 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   p.vectors.states = p.d_state % 4 == 0 && fits_vectors(p.A, p.A_stride) &&
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
-  const Chunks chunks = cut_outputs(ctx, p.length, warps, p.d_state);
+  const Chunks chunks = cut_outputs(ctx, p.length, warps);
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
   p.start = state_in;
@@ -86,14 +86,13 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     p.start = {states, s.state.outer, s.state.inner};
   }
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    constexpr int kBlocks = forward_blocks(kStates);
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
     // a grid that doesn't fill the machine is spread over all of it
     const int64_t per_sm = ceil_div(ceil_div(units, kForwardWarps), multiprocessors(ctx));
     const int bytes = spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(),
-                             static_cast<int>(std::min<int64_t>(per_sm, kBlocks)));
+                             static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
     const auto kernel = with_shared_memory(
-        scan_forward_kernel<T, kStates, kSplit, kScanSavedEveryGpu, 0, 4, kBlocks>, bytes);
+        scan_forward_kernel<T, kStates, kSplit, kScanSavedEveryGpu, 4, kForwardBlocks>, bytes);
     kernel<<<grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, stream_of(ctx)>>>(
         p);
   });

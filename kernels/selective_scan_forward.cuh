@@ -35,15 +35,25 @@ struct ForwardArgs {
   Vectors vectors;
 };
 
+/// Where the chunk and the channels of a warp begin in every array; nothing where there is none.
+/// Kept in shared memory and read once per tile: in registers it would cost the third warp of a
+/// scheduler, and what spills leaves the first-level cache, small beside this much shared memory.
+template <class T>
+struct alignas(16) WarpArrays {
+  const T *u, *delta, *z, *B, *C;
+  T* y;
+  float *saved, *last;  // states on the way, and behind the last chunk
+};
+
 template <class T, int kStates, int kSplit>
 constexpr int forward_warp_bytes() {
   using S = WalkShape<T, kStates, kSplit>;
-  return 2 * (3 * S::kRowsBytes + 2 * S::kTokenBytes) + S::kRows * 2 * S::kColumns * 4;
+  return 2 * (3 * S::kRowsBytes + 2 * S::kTokenBytes) + S::kRows * 2 * S::kColumns * 4 +
+         static_cast<int>(sizeof(WarpArrays<T>));
 }
 
-/// One position of two channels. Of the exponentials, every kStates / kPoly-th is computed by the
-/// FMA pipe.
-template <int kStates, int kPoly>
+/// One position of two channels.
+template <int kStates>
 __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], const float* B,
                                     const float* C, const float (&A)[2][kStates],
                                     float (&h)[2][kStates], float (&y)[2]) {
@@ -60,10 +70,7 @@ __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], co
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const float exponent = d[i] * A[i][n + k];
-        bool poly = false;
-        if constexpr (kPoly > 0) poly = (n + k) % (kStates / kPoly) == 0;
-        const float a = poly ? ex2_polynomial(exponent) : ex2(exponent);
-        h[i][n + k] = fmaf(a, h[i][n + k], x[i] * b[k]);
+        h[i][n + k] = fmaf(ex2(exponent), h[i][n + k], x[i] * b[k]);
         float& sum = k % 2 == 0 ? even[i] : odd[i];
         sum = fmaf(c[k], h[i][n + k], sum);
       }
@@ -73,7 +80,7 @@ __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], co
   y[1] = even[1] + odd[1];
 }
 
-template <class T, int kStates, int kSplit, int kSavedEvery, int kPoly, int kUnroll, int kBlocks>
+template <class T, int kStates, int kSplit, int kSavedEvery, int kUnroll, int kBlocks>
 __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     scan_forward_kernel(const ForwardArgs<T> p) {
   using S = WalkShape<T, kStates, kSplit>;
@@ -98,6 +105,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   const int channels = max(0, min(2, p.d_inner - e));  // of this thread
   const int states = max(0, min(kStates, p.d_state - n0));
   const bool gated = !p.z.empty();
+  const float open = gated ? 0.0F : 1.0F;
 
   // per stage: u, delta, z [kRows][kWidth]; B, C [kRows][kColumns]. Behind them B and C as fp32.
   constexpr int kBytes = forward_warp_bytes<T, kStates, kSplit>();
@@ -105,6 +113,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   unsigned char* const mine = forward_shared + warp * kBytes;
   float* const B_tile = reinterpret_cast<float*>(mine + 2 * kStageBytes);
   float* const C_tile = B_tile + kRows * kColumns;
+  auto* const arrays = reinterpret_cast<WarpArrays<T>*>(C_tile + kRows * kColumns);
   clear<2 * kStageBytes>(mine, lane);
   __syncwarp();
 
@@ -129,24 +138,61 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   const int64_t begin = chunk * p.chunk_length;
   const int steps = static_cast<int>(min(p.length - begin, p.chunk_length));
   const int valid = p.d_inner - first;  // channels that exist from the warp's first on
+  // whole tiles take the short way, a tile that sticks out or lacks alignment the long one
+  const RowPieces<T, kRows, kWidth> row_pieces(lane);
+  const TokenPieces<T, kRows, kColumns> token_pieces(lane);
+  const bool has_rows = row_pieces.any(valid);
+  const bool has_tokens = token_pieces.any(p.d_state);
+  if (lane == 0) {
+    const auto start = [&](const auto& rows) {
+      return rows.empty() ? nullptr : rows.at(b, begin) + first;
+    };
+    const bool ends = chunk == p.chunks - 1 && !p.state_out.empty();
+    const int64_t saved = b * p.saved_per_row + begin / kSavedEvery;
+    *arrays = {start(p.u),
+               start(p.delta),
+               start(p.z),
+               p.B.at(b, begin),
+               p.C.at(b, begin),
+               start(p.y),
+               p.saved.empty() ? nullptr : p.saved.at(saved, first),
+               ends ? p.state_out.at(b, first) : nullptr};
+  }
+  __syncwarp();
   const auto fetch = [&](int t, int stage) {
     const int rows = min(kRows, steps - t);
-    T* to = reinterpret_cast<T*>(mine + stage * kStageBytes);
-    const auto get = [&](const Rows<const T>& from) {
-      fetch_rows<kRows, kWidth, 16>(to, from.at(b, begin + t) + first, static_cast<int>(from.inner),
-                                    rows, valid, p.vectors.rows, lane);
+    T* const to = reinterpret_cast<T*>(mine + stage * kStageBytes);
+    const auto get_rows = [&](T* place, T const* const& from, int stride) {
+      if (p.vectors.rows && rows == kRows) {
+        if (has_rows) row_pieces.fetch(place, kept(from) + row_pieces.column, stride, t);
+      } else {
+        fetch_rows<kRows, kWidth, 16>(place, kept(from) + static_cast<int64_t>(t) * stride, stride,
+                                      rows, valid, p.vectors.rows, lane);
+      }
     };
-    get(p.u);
-    to += kRows * kWidth;
-    get(p.delta);
-    to += kRows * kWidth;
-    if (gated) get(p.z);
-    to += kRows * kWidth;
-    fetch_rows<kRows, kColumns, 8>(to, p.B.at(b, begin + t), static_cast<int>(p.B.inner), rows,
-                                   p.d_state, p.vectors.tokens, lane);
-    to += kRows * kColumns;
-    fetch_rows<kRows, kColumns, 8>(to, p.C.at(b, begin + t), static_cast<int>(p.C.inner), rows,
-                                   p.d_state, p.vectors.tokens, lane);
+    const auto get_tokens = [&](T* place, T const* const& from, int stride) {
+      if (p.vectors.tokens && rows == kRows) {
+        if (has_tokens) token_pieces.fetch(place, kept(from) + token_pieces.column, stride, t);
+      } else {
+        fetch_rows<kRows, kColumns, 8>(place, kept(from) + static_cast<int64_t>(t) * stride, stride,
+                                       rows, p.d_state, p.vectors.tokens, lane);
+      }
+    };
+    get_rows(to, arrays->u, static_cast<int>(p.u.inner));
+    get_rows(to + kRows * kWidth, arrays->delta, static_cast<int>(p.delta.inner));
+    if (gated) get_rows(to + 2 * kRows * kWidth, arrays->z, static_cast<int>(p.z.inner));
+    T* const B_to = to + 3 * kRows * kWidth;
+    get_tokens(B_to, arrays->B, static_cast<int>(p.B.inner));
+    get_tokens(B_to + kRows * kColumns, arrays->C, static_cast<int>(p.C.inner));
+  };
+
+  const auto store_channels = [&](float* to, int64_t stride) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (i < channels) {
+        store_states(to + (local + i) * stride + n0, states, p.vectors.states, h[i]);
+      }
+    }
   };
 
   if (steps > 0) fetch(0, 0);
@@ -162,28 +208,23 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     widen_tile<2 * kRows * kColumns>(B_tile, u_tile + 3 * kRows * kWidth, lane);
     __syncwarp();
     if (t % kSavedEvery == 0 && !p.saved.empty()) {
-      const int64_t tile = b * p.saved_per_row + (begin + t) / kSavedEvery;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (i < channels) {
-          store_states(p.saved.at(tile, e + i) + n0, states, p.vectors.states, h[i]);
-        }
-      }
+      float* const to = kept(arrays->saved) + t / kSavedEvery * p.saved.outer;
+      store_channels(to, p.saved.inner);
     }
     const auto step = [&](int row) {
-      Pair* const place = reinterpret_cast<Pair*>(u_tile + row * kWidth + local);
+      T* const at = u_tile + row * kWidth + local;
       float u[2];
       float d[2];
-      float gate[2];
-      place->widen(u);
-      reinterpret_cast<const Pair*>(u_tile + (kRows + row) * kWidth + local)->widen(d);
-      reinterpret_cast<const Pair*>(u_tile + (2 * kRows + row) * kWidth + local)->widen(gate);
+      float z[2];
+      reinterpret_cast<const Pair*>(at)->widen(u);
+      reinterpret_cast<const Pair*>(at + kRows * kWidth)->widen(d);
+      reinterpret_cast<const Pair*>(at + 2 * kRows * kWidth)->widen(z);
       d[0] = softplus(d[0] + bias[0]);
       d[1] = softplus(d[1] + bias[1]);
       const float x[2] = {d[0] * u[0], d[1] * u[1]};
       float y[2];
-      forward_step<kStates, kPoly>(d, x, B_tile + row * kColumns + n0, C_tile + row * kColumns + n0,
-                                   A, h, y);
+      forward_step<kStates>(d, x, B_tile + row * kColumns + n0, C_tile + row * kColumns + n0, A, h,
+                            y);
 #pragma unroll
       for (int lanes = S::kGroups; lanes < 32; lanes *= 2) {
         y[0] += __shfl_xor_sync(kFullWarp, y[0], lanes);
@@ -191,11 +232,11 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const float silu = gate[i] * sigmoid(gate[i]);
-        y[i] = fmaf(skip[i], u[i], y[i]) * (gated ? silu : 1.0F);
+        // without a gate, z is zero and this is 1
+        y[i] = fmaf(skip[i], u[i], y[i]) * fmaf(z[i], sigmoid(z[i]), open);
       }
       // the shuffle, or the lane's own order, puts this behind every read of u
-      if (kSplit == 1 || lane < S::kGroups) *place = Pair::of(y);
+      if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Pair*>(at) = Pair::of(y);
     };
     const int rows = min(kRows, steps - t);
     if (rows == kRows) {
@@ -209,18 +250,17 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       for (int row = 0; row < rows; ++row) step(row);
     }
     __syncwarp();
-    store_rows<kRows, kWidth>(p.y.at(b, begin + t) + first, u_tile, static_cast<int>(p.y.inner),
-                              rows, valid, p.vectors.rows, lane);
+    T* const y = kept(arrays->y);
+    const int stride = static_cast<int>(p.y.inner);
+    if (p.vectors.rows && rows == kRows) {
+      if (has_rows) row_pieces.store(y + row_pieces.column, u_tile, stride, t);
+    } else {
+      store_rows<kRows, kWidth>(y + static_cast<int64_t>(t) * stride, u_tile, stride, rows, valid,
+                                p.vectors.rows, lane);
+    }
     __syncwarp();
   }
-  if (!p.state_out.empty() && chunk == p.chunks - 1) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (i < channels) {
-        store_states(p.state_out.at(b, e + i) + n0, states, p.vectors.states, h[i]);
-      }
-    }
-  }
+  if (float* const to = kept(arrays->last)) store_channels(to, p.state_out.inner);
 }
 
 }  // namespace gmamba::cuda::scan

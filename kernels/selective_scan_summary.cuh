@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
   constexpr int kQuads = kStates / 4;
-  static_assert(kRows % kSub == 0 && kSub % 2 == 0 && kSummaryThreads == 256);
+  static_assert(kRows % kSub == 0 && kSummaryThreads == 256);
   extern __shared__ __align__(16) unsigned char summary_shared[];
   __shared__ __align__(16) uint32_t keys[kSummaryThreads];
   __shared__ int order[kSummaryThreads];
@@ -145,28 +145,54 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   // get a delta of zero
   const int tiles = (steps + kRows - 1) / kRows;
   const auto place = [&](int i) { return (kGradient ? i : tiles - 1 - i) * kRows; };
+  // whole tiles take the short way, a tile that sticks out or lacks alignment the long one
+  const RowPieces<T, kRows, kWidth, kSummaryThreads> row_pieces(thread);
+  const TokenPieces<T, kRows, S::kColumns, kSummaryThreads> token_pieces(kSummaryThreads - 1 -
+                                                                         thread);
+  const bool has_rows = row_pieces.any(valid);
+  const bool has_tokens = token_pieces.any(p.d_state);
+  const auto rows_at = [&](const Rows<const T>& from) {
+    return from.empty() ? nullptr : from.at(b, begin) + first + row_pieces.column;
+  };
+  const T* const x_from = rows_at(p.x);
+  const T* const delta_from = rows_at(p.delta);
+  const T* const z_from = rows_at(p.z);
+  const T* const w_from = p.w.at(b, begin) + token_pieces.column;
   const auto fetch = [&](int i) {
     if (i >= tiles) return;
     const int t = place(i);
     const int rows = min(kRows, steps - t);
-    T* to = tiles_at + i % S::kStages * S::kTile;
-    const auto get = [&](const Rows<const T>& from, uint32_t fill) {
-      fetch_block<kRows, kWidth, 16, kSummaryThreads>(to, from.at(b, begin + t) + first,
-                                                      static_cast<int>(from.inner), rows, valid,
-                                                      fill, p.vectors.rows, thread);
-    };
-    get(p.x, 0);
-    to += kRows * kWidth;
-    get(p.delta, kMinusInfinity<T>);
-    to += kRows * kWidth;
-    if (gated) get(p.z, 0);
+    T* const to = tiles_at + i % S::kStages * S::kTile;
+    if (p.vectors.rows && rows == kRows) {
+      if (has_rows) {
+        row_pieces.fetch(to, x_from, static_cast<int>(p.x.inner), t);
+        row_pieces.fetch(to + kRows * kWidth, delta_from, static_cast<int>(p.delta.inner), t);
+        if (gated)
+          row_pieces.fetch(to + 2 * kRows * kWidth, z_from, static_cast<int>(p.z.inner), t);
+      }
+    } else {
+      const auto get = [&](T* place, const Rows<const T>& from, uint32_t fill) {
+        fetch_block<kRows, kWidth, 16, kSummaryThreads>(place, from.at(b, begin + t) + first,
+                                                        static_cast<int>(from.inner), rows, valid,
+                                                        fill, p.vectors.rows, thread);
+      };
+      get(to, p.x, 0);
+      get(to + kRows * kWidth, p.delta, kMinusInfinity<T>);
+      if (gated) get(to + 2 * kRows * kWidth, p.z, 0);
+    }
   };
   const auto fetch_tokens = [&](int i) {
     if (i >= tiles) return;
     const int t = place(i);
-    fetch_block<kRows, S::kColumns, 8, kSummaryThreads, true>(
-        tokens_at + i % S::kStages * S::kTokens, p.w.at(b, begin + t), static_cast<int>(p.w.inner),
-        min(kRows, steps - t), p.d_state, 0, p.vectors.tokens, kSummaryThreads - 1 - thread);
+    const int rows = min(kRows, steps - t);
+    T* const to = tokens_at + i % S::kStages * S::kTokens;
+    if (p.vectors.tokens && rows == kRows && p.d_state == S::kColumns) {
+      if (has_tokens) token_pieces.fetch(to, w_from, static_cast<int>(p.w.inner), t);
+    } else {
+      fetch_block<kRows, S::kColumns, 8, kSummaryThreads, true>(
+          to, p.w.at(b, begin + t), static_cast<int>(p.w.inner), rows, p.d_state, 0,
+          p.vectors.tokens, kSummaryThreads - 1 - thread);
+    }
   };
   const auto widen_tokens = [&](int i) {
     const int quad = kSummaryThreads - 1 - thread;
@@ -269,31 +295,19 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
       float before[kSub];  // sum of delta between the step and the walk's start
       float value[kSub];
 #pragma unroll
-      for (int j = 0; j < kSub; j += 2) {
-        float x[2];
-        float d[2];
-        float v[2];
-        float gate[2] = {0.0F, 0.0F};
-        float silu[2];
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          const T* const at = x_tile + (kGradient ? s + j + k : kRows - 1 - s - j - k) * kWidth;
-          v[k] = widen(at[0]);
-          x[k] = widen(at[kRows * kWidth]) + bias;
-          if constexpr (kGradient) gate[k] = widen(at[2 * kRows * kWidth]);
-        }
-        kGradient ? softplus_silu(x, gate, d, silu) : softplus_pair(x, d);
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          if constexpr (kGradient) {
-            sum += d[k];
-            before[j + k] = sum;
-            value[j + k] = gated ? v[k] * silu[k] : v[k];
-          } else {
-            before[j + k] = sum;
-            sum += d[k];
-            value[j + k] = v[k] * d[k];
-          }
+      for (int j = 0; j < kSub; ++j) {
+        const T* const at = x_tile + (kGradient ? s + j : kRows - 1 - s - j) * kWidth;
+        const float v = widen(at[0]);
+        const float d = softplus(widen(at[kRows * kWidth]) + bias);
+        if constexpr (kGradient) {
+          const float z = widen(at[2 * kRows * kWidth]);
+          sum += d;
+          before[j] = sum;
+          value[j] = gated ? v * (z * sigmoid(z)) : v;
+        } else {
+          before[j] = sum;
+          sum += d;
+          value[j] = v * d;
         }
       }
 #pragma unroll
