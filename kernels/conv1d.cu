@@ -14,6 +14,7 @@
 
 #include <algorithm>
 
+#include "kernels/conv1d_math.cuh"
 #include "kernels/cuda_reduce.cuh"
 #include "kernels/cuda_sequence.h"
 
@@ -28,19 +29,6 @@ template <class T>
 constexpr int kBackwardBlocks = sizeof(T) == 2 ? 4 : 3;
 constexpr int kAhead = 4;  // rows loaded before the first is used
 constexpr int kMostTaps = 4;
-
-/// Sigmoid as exact as the type asks for.
-template <class T>
-__device__ float sigmoid_for(float v) {
-  if constexpr (sizeof(T) == 2) {
-    float e, s;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v * -1.44269504F));
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(1.0F + e));
-    return s;
-  } else {
-    return 1.0F / (1.0F + expf(-v));
-  }
-}
 
 /// C elements as they lie in memory: half the registers of their floats in bf16.
 template <class T, int C>
@@ -202,16 +190,6 @@ struct Gradients {
   float* dweight;                  // (runs, E, K) partials
   float* dbias;                    // (runs, E) partials
 };
-
-/// Gradient of the pre-activation, from dy.
-template <class T, int C>
-__device__ void activation_gradient(const float (&pre)[C], const float (&dy)[C], float (&dpre)[C]) {
-#pragma unroll
-  for (int c = 0; c < C; ++c) {
-    const float s = sigmoid_for<T>(pre[c]);
-    dpre[c] = dy[c] * s * (1.0F + pre[c] * (1.0F - s));
-  }
-}
 
 /// dtail_in: the part of the first K-1 outputs' gradient that falls before the segment, and what of
 /// dtail_out reaches back that far. One thread per value; few.

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/conv1d.h"
+#include "kernels/conv_projection.h"
 #include "kernels/selective_scan.h"
 
 namespace gmamba::cuda {
@@ -19,5 +20,8 @@ void selective_scan_combine(Context& ctx, ConstTensorView A, ConstTensorView del
                             ConstTensorView local, ConstTensorView before, TensorView after);
 void conv1d_forward(Context& ctx, const Conv1dForward& args);
 void conv1d_backward(Context& ctx, const Conv1dBackward& args);
+/// False, with nothing done, where the kernels of both together do not apply.
+bool conv_projection_forward(Context& ctx, const ConvProjectionForward& args);
+bool conv_projection_backward(Context& ctx, const ConvProjectionBackward& args);
 
 }  // namespace gmamba::cuda

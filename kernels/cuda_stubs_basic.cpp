@@ -42,6 +42,12 @@ void pool_finish(Context&, PoolMode, ConstTensorView, ConstTensorView, TensorVie
 void pool_backward(Context&, const PoolBackward&) { refuse("pool_backward"); }
 void conv1d_forward(Context&, const Conv1dForward&) { refuse("conv1d_forward"); }
 void conv1d_backward(Context&, const Conv1dBackward&) { refuse("conv1d_backward"); }
+bool conv_projection_forward(Context&, const ConvProjectionForward&) {
+  refuse("conv_projection_forward");
+}
+bool conv_projection_backward(Context&, const ConvProjectionBackward&) {
+  refuse("conv_projection_backward");
+}
 void decay_rates_forward(Context&, ConstTensorView, TensorView) { refuse("decay_rates_forward"); }
 void decay_rates_backward(Context&, ConstTensorView, ConstTensorView, TensorView) {
   refuse("decay_rates_backward");

@@ -3,8 +3,8 @@
 ///   residual += branch of the block before           dresidual flows straight through
 ///   u     = rms_norm(residual)                       du -> dresidual
 ///   xz    = u W_in^T              (x | z)            dxz -> du, dW_in
-///   x'    = silu(conv(x))                            dx' -> dx
-///   x_dbl = x' W_x^T              (dt | B | C)       dx_dbl -> dx', dW_x
+///   x'    = silu(conv(x))                            dx' -> dx           (one operation
+///   x_dbl = x' W_x^T              (dt | B | C)       dx_dbl -> dx', dW_x   of both)
 ///   delta = dt W_dt^T                                ddelta -> dx_dbl, dW_dt
 ///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
 ///   branch = y W_out^T                               dbranch -> dy, dW_out
@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "kernels/conv1d.h"
+#include "kernels/conv_projection.h"
 #include "kernels/convert.h"
 #include "kernels/decay_rates.h"
 #include "kernels/embedding.h"
@@ -143,17 +144,6 @@ struct Extents {
   }
 };
 
-void run_conv(Context& ctx, const Extents& e, const BlockParameters<ConstTensorView>& p,
-              ConstTensorView xz, ConstTensorView tail_in, TensorView conv_out,
-              TensorView tail_out) {
-  conv1d_forward(ctx, {.x = e.x(xz),
-                       .weight = p.conv,
-                       .bias = p.conv_bias,
-                       .tail_in = tail_in,
-                       .y = e.sequence(conv_out),
-                       .tail_out = tail_out});
-}
-
 }  // namespace
 
 Model::Model(ModelConfig config, Device device)
@@ -262,8 +252,14 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
     const TensorView xz = keep != nullptr ? keep->xz : xz_scratch;
     const TensorView x_dbl = keep != nullptr ? keep->x_dbl : x_dbl_scratch;
     linear_forward(ctx, u, p.in_proj, p.in_bias, xz);
-    run_conv(ctx, e, p, xz, state.conv(i), conv_out, tail);
-    linear_forward(ctx, conv_out, p.x_proj, {}, x_dbl);
+    conv_projection_forward(ctx, {.x = e.x(xz),
+                                  .weight = p.conv,
+                                  .bias = p.conv_bias,
+                                  .tail_in = state.conv(i),
+                                  .projection = p.x_proj,
+                                  .y = e.sequence(conv_out),
+                                  .projected = x_dbl,
+                                  .tail_out = tail});
     linear_forward(ctx, e.dt(x_dbl), p.dt_proj, {}, delta);
     decay_rates_forward(ctx, p.A_log, A);
     selective_scan_forward(ctx, {.u = e.sequence(conv_out),
@@ -346,7 +342,11 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
     const TensorView conv_out = whole ? keep.conv : conv_scratch;
     const TensorView delta = whole ? keep.delta : delta_scratch;
     if (!whole) {
-      run_conv(ctx, e, p, keep.xz, state_in.conv(i), conv_out, {});
+      conv1d_forward(ctx, {.x = e.x(keep.xz),
+                           .weight = p.conv,
+                           .bias = p.conv_bias,
+                           .tail_in = state_in.conv(i),
+                           .y = e.sequence(conv_out)});
       linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
     }
     decay_rates_forward(ctx, p.A_log, A);
@@ -379,19 +379,21 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
     linear_backward_weight(ctx, dbranch, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
     linear_backward_weight(ctx, ddelta, e.dt(keep.x_dbl), g.dt_proj, {}, GradMode::kAccumulate);
     linear_backward_input(ctx, ddelta, p.dt_proj, e.dt(dx_dbl));
-    linear_backward_weight(ctx, dx_dbl, conv_out, g.x_proj, {}, GradMode::kAccumulate);
-    linear_backward_input(ctx, dx_dbl, p.x_proj, dconv, GradMode::kAccumulate);
-    conv1d_backward(ctx, {.dy = e.sequence(dconv),
-                          .dtail_out = dstate.conv(i),
-                          .x = e.x(keep.xz),
-                          .weight = p.conv,
-                          .bias = p.conv_bias,
-                          .tail_in = state_in.conv(i),
-                          .dx = e.x(dxz),
-                          .dtail_in = dtail,
-                          .dweight = g.conv,
-                          .dbias = g.conv_bias,
-                          .mode = GradMode::kAccumulate});
+    conv_projection_backward(ctx, {.dy = e.sequence(dconv),
+                                   .dprojected = dx_dbl,
+                                   .dtail_out = dstate.conv(i),
+                                   .x = e.x(keep.xz),
+                                   .y = e.sequence(conv_out),
+                                   .weight = p.conv,
+                                   .bias = p.conv_bias,
+                                   .tail_in = state_in.conv(i),
+                                   .projection = p.x_proj,
+                                   .dx = e.x(dxz),
+                                   .dtail_in = dtail,
+                                   .dweight = g.conv,
+                                   .dbias = g.conv_bias,
+                                   .dprojection = g.x_proj,
+                                   .mode = GradMode::kAccumulate});
     if (!whole) {
       rms_norm_forward(ctx, {.residual = keep.residual,
                              .weight = p.norm,
