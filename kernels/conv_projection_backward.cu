@@ -118,7 +118,6 @@ struct Round {
 /// channels of a warp) and rows of 128 as pieces of 16, exchanged by row so that the rows which a
 /// warp reads at once are in different banks. Rows and channels that do not exist become zeros;
 /// their addresses are formed but not read.
-template <int kOutputs>
 __device__ void fetch(const Problem& p, const Round& round, uint32_t stage) {
   constexpr int kPieces = kWide / 16;
   constexpr int kStep = kThreads / kPieces;  // rows that the block copies at a time
@@ -149,16 +148,17 @@ __device__ void fetch(const Problem& p, const Round& round, uint32_t stage) {
     tiles::copy_16_or_zeros(to + kDyPlace + i * kWide, dy + static_cast<int64_t>(i) * dy_steps.row,
                             there && l + i < limit);
   }
-  static_assert(kThreads * 16 == kTile * kNarrow && kStep % 16 == 0);
-  const int narrow_row = thread / (kNarrow / 16);
+  constexpr int kNarrowStep = kThreads * 16 / kNarrow;
+  static_assert(kTile % kNarrowStep == 0 && kStep % 16 == 0);
   const int output = thread % (kNarrow / 16) * 8;
-  if (output >= kOutputs) return;
-  const int at = round.l + narrow_row;
-  const int64_t projected_row = static_cast<int64_t>(round.b) * p.length + at;
-  tiles::copy_16_or_zeros(
-      stage + kProjectedPlace + narrow_row * kNarrow + ((output / 8 ^ (narrow_row / 4 % 8)) * 16),
-      p.dprojected.data + projected_row * p.dprojected.stride[0] + output,
-      at < limit && output < p.outputs);
+#pragma unroll
+  for (int i = thread / (kNarrow / 16); i < kTile; i += kNarrowStep) {
+    const int64_t at = static_cast<int64_t>(round.b) * p.length + round.l + i;
+    tiles::copy_16_or_zeros(
+        stage + kProjectedPlace + i * kNarrow + ((output / 8 ^ (i / 4 % 8)) * 16),
+        p.dprojected.data + at * p.dprojected.stride[0] + output,
+        round.l + i < limit && output < p.outputs);
+  }
 }
 
 /// Two neighbouring bf16 in the order of the summed index, from rows p and p + 1 of the matrix.
@@ -350,20 +350,31 @@ __device__ void convolve(const Problem& p, const Round& round, Lane<kOutputs>& m
 #pragma unroll
     for (int i = 0; i < kBefore; ++i) load_floats<2>(p.tail_in.at(round.b, i, channel), x[i]);
   }
-  float dpre[kBefore + kRows][2];  // from 3 positions before the lane's
+  float pre[kRows][2];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    float value[2];
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      float pre = weight[kTaps][c];
+      pre[r][c] = weight[kTaps][c];
 #pragma unroll
-      for (int k = 0; k < kTaps; ++k) pre += weight[k][c] * x[r + k][c];
-      const float s = sigmoid_for<bf16>(pre);
-      value[c] = pre * s;
-      dpre[kBefore + r][c] = gradient[r / 2][pair][r % 2 * 2 + c] * s * (1.0F + pre * (1.0F - s));
+      for (int k = 0; k < kTaps; ++k) pre[r][c] += weight[k][c] * x[r + k][c];
     }
-    y[r][pair] = pack_bf16(value[0], value[1]);
+  }
+  float dpre[kBefore + kRows][2];  // from 3 positions before the lane's
+  float s[kRows][2];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) s[r][c] = sigmoid_for<bf16>(pre[r][c]);
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    y[r][pair] = pack_bf16(pre[r][0] * s[r][0], pre[r][1] * s[r][1]);
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      dpre[kBefore + r][c] =
+          gradient[r / 2][pair][r % 2 * 2 + c] * s[r][c] * (1.0F + pre[r][c] * (1.0F - s[r][c]));
+    }
   }
   if (!round.extra) {
 #pragma unroll
@@ -480,7 +491,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const Problem p) 
   Round round = ahead;
   const auto fetch_next = [&](int stage) {
     if (ahead.exists()) {
-      fetch<kOutputs>(p, ahead, stages + stage * kStage);
+      fetch(p, ahead, stages + stage * kStage);
       ahead.advance(p.length);
     }
     tiles::commit_copies();
@@ -500,6 +511,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const Problem p) 
     tiles::wait_for_copies<kStages - 2>();
     __syncthreads();  // this round has come in, and all are done with the one before
     fetch_next((stage + kStages - 1) % kStages);
+    __syncwarp();  // or the compiler lets lanes that copied less go on alone
     compute(p, round, me, stages + stage * kStage, shared);
     round.advance(p.length);
   }

@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Convolution of 4 taps, SiLU and the projection of its result in one kernel, bf16 rows.
-/// Layout  a warp owns 32 neighbouring positions and goes through all channels, 64 at a time; a
+/// Layout  a warp owns 32 neighbouring positions and goes through all channels, 128 at a time; a
 ///         lane 4 g + t has positions 4 g .. 4 g + 3, so that it slides its own window, and 8
 ///         channels of each 32. What it has convolved is, rounded to bf16, exactly a fragment of
 ///         the product's left side (rows and channels in an order of our own, in which the matrix
 ///         is read as well), so the product costs no shuffle and no trip through shared memory.
 /// Memory  x comes in by asynchronous copies into two stages of the warp's own (35 rows: 3 before
-///         its positions), one stage ahead; the matrix and the taps stay in shared memory
-/// Launch  persistent blocks of up to 12 warps, which share nothing but the matrix; warps take
-///         tiles of neighbouring positions at the same time, so rows read twice come from the L2
+///         its positions), one stage ahead; y takes the place of x in its stage and leaves from
+///         there, so that both move 256 bytes of a row at a time (with 64 at a time, memory gives a
+///         quarter less). The matrix and the taps stay in shared memory.
+/// Launch  persistent blocks of 8 warps, which share nothing but the matrix; warps take tiles of
+///         neighbouring positions at the same time, so rows read twice come from the L2
 /// Floor   2 E + 2 E + 2 P bytes per position: E = 512, P = 48 over 2^20 positions 0.75 ms at
 ///         3.0 TB/s
 #include "kernels/conv1d_math.cuh"
@@ -23,11 +25,12 @@ constexpr int kTaps = 4;
 constexpr int kBefore = kTaps - 1;       // rows before a tile that it reads
 constexpr int kTile = 32;                // positions of a warp
 constexpr int kRows = 4;                 // of them of a lane
-constexpr int kChunk = 64;               // channels of a stage
+constexpr int kChunk = 128;              // channels of a stage
 constexpr int kPitch = kChunk * 2 + 16;  // bytes between staged rows: no bank conflicts
 constexpr int kStage = (kTile + kBefore) * kPitch;
+constexpr int kTail = kBefore * kChunk * 4;  // bytes of the tail's rows, fp32
 constexpr int kStages = 2;
-constexpr int kMostWarps = 12;  // what 168 registers allow
+constexpr int kWarps = 8;
 constexpr int kMostOutputs = 64;
 
 struct Problem {
@@ -44,17 +47,19 @@ struct Problem {
   int chunks;  // of kChunk channels
 };
 
-/// Shared memory, in bytes from its start: the matrix, then taps and bias by channel, then stages.
+/// Shared memory, in bytes from its start: the matrix, then taps and bias by channel, then by warp
+/// two stages and the tail's rows of a chunk.
 /// Channels are padded to whole chunks with zeros, outputs to whole fragments.
 /// The matrix lies as lanes read it: by 32 channels, then (16 bytes of each lane's 8 channels) by
 /// half, then by output, 4 x 8 bytes for the four t.
 struct Places {
-  __host__ __device__ Places(int chunks, int outputs, int warps)
+  __host__ __device__ Places(int chunks, int outputs)
       : width(chunks * kChunk),
         taps(outputs * width * 2),
-        stages(taps + (kTaps + 1) * width * static_cast<int>(sizeof(float))),
-        bytes(stages + warps * kStages * kStage) {}
-  int width, taps, stages, bytes;
+        warps(taps + (kTaps + 1) * width * static_cast<int>(sizeof(float))),
+        bytes(warps + kWarps * kOfWarp) {}
+  static constexpr int kOfWarp = kStages * kStage + kTail;
+  int width, taps, warps, bytes;
 };
 constexpr int kMatrixRow = 32;  // bytes of an output's 16 channels
 
@@ -108,37 +113,50 @@ __device__ void fill_shared(const Problem& p, const Places& places, int outputs,
   }
 }
 
+/// Brings a chunk of a sequence's tail (zeros without one) to the warp.
+__device__ void fetch_tail(const Problem& p, const Tile& tile, int chunk, float* tail, int lane) {
+  const int channel = chunk * kChunk + lane * 4;
+  static_assert(kChunk == kWarp * 4);
+#pragma unroll
+  for (int i = 0; i < kBefore; ++i) {
+    const bool there = !p.tail_in.empty() && channel < p.x.extent[2];
+    *reinterpret_cast<float4*>(tail + i * kChunk + lane * 4) =
+        there ? *reinterpret_cast<const float4*>(p.tail_in.at(tile.b, i, channel)) : float4{};
+  }
+}
+
 /// The 7 rows that a lane's 4 positions read, of 4 channels; the first 3 of a sequence from its
 /// tail, which may hold more digits than bf16.
 struct Window {
   float row[kRows + kBefore][4];
 
-  __device__ Window(const Problem& p, const Tile& tile, uint32_t stage, int byte, int channel,
-                    int group) {
+  /// `from` is the lane's first row in the stage, `tail` null or the lane's channels of the tail.
+  __device__ Window(uint32_t from, const float* tail) {
 #pragma unroll
     for (int i = 0; i < kRows + kBefore; ++i) {
       uint32_t low, high;
       asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];"
                    : "=r"(low), "=r"(high)
-                   : "r"(stage + (group * kRows + i) * kPitch + byte)
+                   : "r"(from + i * kPitch)
                    : "memory");
       unpack_bf16(low, row[i][0], row[i][1]);
       unpack_bf16(high, row[i][2], row[i][3]);
     }
-    if (tile.begin() > 0 || p.tail_in.empty() || group > 0 || channel >= p.x.extent[2]) return;
+    if (tail == nullptr) return;
 #pragma unroll
-    for (int i = 0; i < kBefore; ++i) load_floats<4>(p.tail_in.at(tile.b, i, channel), row[i]);
+    for (int i = 0; i < kBefore; ++i) load_floats<4>(tail + i * kChunk, row[i]);
   }
 
   /// Those of the rows that are among the last 3 which the sequence and its tail hold.
   __device__ void keep_tail(const Problem& p, const Tile& tile, int channel, int group) const {
+    const int64_t first = tile.begin() + group * kRows - p.x.extent[1];  // of them, in tail_out
+    if (first + kRows + kBefore <= 0 || channel >= p.x.extent[2]) return;
+    float* const to = p.tail_out.at(tile.b, first, channel);
 #pragma unroll
     for (int i = 0; i < kRows + kBefore; ++i) {
-      const int64_t l = tile.begin() + group * kRows + i - kBefore;
-      const int64_t kept = l - (p.x.extent[1] - kBefore);
-      const bool own = i >= kBefore || (tile.begin() == 0 && group == 0);
-      if (own && kept >= 0 && kept < kBefore && channel < p.x.extent[2]) {
-        store_floats<4>(p.tail_out.at(tile.b, kept, channel), row[i]);
+      const bool own = i >= kBefore || (tile.index == 0 && group == 0);
+      if (own && first + i >= 0 && first + i < kBefore) {
+        store_floats<4>(to + i * p.tail_out.stride[1], row[i]);
       }
     }
   }
@@ -170,45 +188,60 @@ __device__ void convolve(const Window& window, const float* taps, int width,
 template <int kOutputs>
 using Sums = float[2][kOutputs / 8][4];
 
-/// One staged chunk: y of 64 channels, and its part of the product.
+/// y of a chunk, which has taken the place of x, to memory: 256 bytes of two rows at a time.
+__device__ void store_chunk(const Problem& p, const Tile& tile, int chunk, const char* stage,
+                            int lane) {
+  constexpr int kPieces = kChunk / 8;
+  const int channel = chunk * kChunk + lane % kPieces * 8;
+  if (channel >= p.x.extent[2]) return;
+  const int64_t first = tile.begin() + lane / kPieces;
+  bf16* const to = p.y.at(tile.b, first, channel);
+  const char* const from = stage + (kBefore + lane / kPieces) * kPitch + lane % kPieces * 16;
+#pragma unroll
+  for (int row = 0; row < kTile; row += kWarp / kPieces) {
+    if (first + row < p.x.extent[1]) {
+      *reinterpret_cast<uint4*>(to + row * p.y.stride[1]) =
+          *reinterpret_cast<const uint4*>(from + row * kPitch);
+    }
+  }
+}
+
+/// One staged chunk: y of its channels in place of x, and its part of the product.
 template <int kOutputs>
 __device__ void compute(const Problem& p, const Places& places, const Tile& tile, int chunk,
-                        uint32_t stage, const char* shared, int lane, Sums<kOutputs>& sums) {
+                        char* stage, const float* tail, const char* shared, int lane,
+                        Sums<kOutputs>& sums) {
   const int g = lane / 4;
   const bool last = tile.begin() + kTile > p.x.extent[1] - kBefore && !p.tail_out.empty();
+  const float* const taps = reinterpret_cast<const float*>(shared + places.taps);
 #pragma unroll 1
-  for (int half = 0; half < 2; ++half) {
-    const int byte = half * 64 + lane % 4 * 16;  // of the lane's 8 channels in the stage
-    const int channel = chunk * kChunk + byte / 2;
-    uint32_t y[2][kRows][2];
+  for (int quarter = 0; quarter < kChunk / 32; ++quarter) {
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
-      const int first = channel + 4 * t;
-      const Window window(p, tile, stage, byte + 8 * t, first, g);
-      if (last) window.keep_tail(p, tile, first, g);
-      convolve(window, reinterpret_cast<const float*>(shared + places.taps) + first, places.width,
-               y[t]);
+      const int inside = quarter * 32 + lane % 4 * 8 + 4 * t;  // of the chunk's channels
+      const int channel = chunk * kChunk + inside;
+      char* const rows = stage + g * kRows * kPitch + inside * 2;
+      const Window window(tiles::shared_address(rows),
+                          tile.index == 0 && g == 0 ? tail + inside : nullptr);
+      if (last) window.keep_tail(p, tile, channel, g);
+      uint32_t y[kRows][2];
+      convolve(window, taps + channel, places.width, y);
+      __syncwarp();  // neighbours have read the rows that y replaces
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        *reinterpret_cast<uint2*>(rows + (kBefore + r) * kPitch) = make_uint2(y[r][0], y[r][1]);
+      }
       const char* const matrix =
-          shared + ((chunk * 2 + half) * 2 + t) * kOutputs * kMatrixRow + lane * 8;
+          shared + ((chunk * (kChunk / 32) + quarter) * 2 + t) * kOutputs * kMatrixRow + lane * 8;
 #pragma unroll
       for (int n = 0; n < kOutputs / 8; ++n) {
         const uint2 b = *reinterpret_cast<const uint2*>(matrix + n * 8 * kMatrixRow);
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          const uint32_t a[4] = {y[t][2 * j][0], y[t][2 * j + 1][0], y[t][2 * j][1],
-                                 y[t][2 * j + 1][1]};
+          const uint32_t a[4] = {y[2 * j][0], y[2 * j + 1][0], y[2 * j][1], y[2 * j + 1][1]};
           tiles::multiply_add(sums[j][n], a, b.x, b.y);
         }
       }
-    }
-    if (channel >= p.x.extent[2]) continue;
-    const int64_t l = tile.begin() + g * kRows;
-    bf16* const to = p.y.at(tile.b, l, channel);
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      if (l + r >= p.x.extent[1]) continue;
-      *reinterpret_cast<uint4*>(to + r * p.y.stride[1]) =
-          make_uint4(y[0][r][0], y[0][r][1], y[1][r][0], y[1][r][1]);
     }
   }
 }
@@ -232,37 +265,46 @@ __device__ void store_projected(const Problem& p, const Tile& tile, int lane,
 }
 
 template <int kOutputs>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 1) forward_kernel(const Problem p) {
+__global__ void __launch_bounds__(kWarps* kWarp, 1) forward_kernel(const Problem p) {
   extern __shared__ __align__(16) char shared[];
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const Places places(p.chunks, kOutputs, warps);
-  const uint32_t stages = tiles::shared_address(shared) + places.stages + warp * kStages * kStage;
-  // the warps of all blocks, blocks first: few tiles spread over all blocks
-  int at = static_cast<int>(blockIdx.x + warp * gridDim.x);
-  const int step = static_cast<int>(gridDim.x) * warps;
+  const Places places(p.chunks, kOutputs);
+  char* const mine = shared + places.warps + warp * Places::kOfWarp;
+  float* const tail = reinterpret_cast<float*>(mine + kStages * kStage);
+  // wave by wave of all warps, blocks first so that few tiles spread over all of them, and turned
+  // by one each wave, or with 32 tiles in a sequence the same warps would meet all tails
+  const int warps = static_cast<int>(gridDim.x) * kWarps;
+  int turn = static_cast<int>(blockIdx.x + warp * gridDim.x);
+  int wave = 0;
+  int at = turn;
   Tile next(p, at);
-  if (at < p.tiles) fetch(p, next, 0, stages, lane);
+  if (at < p.tiles) fetch(p, next, 0, tiles::shared_address(mine), lane);
   tiles::commit_copies();
   fill_shared(p, places, kOutputs, shared);
   __syncthreads();
   Sums<kOutputs> sums = {};
-  uint32_t used = 0;  // the stage that is computed from, as an offset
-  for (; at < p.tiles; at += step) {
+  int used = 0;  // the stage that is computed from, as an offset
+  while (at < p.tiles) {
     const Tile tile = next;
+    turn = turn + 1 < warps ? turn + 1 : 0;
+    wave += warps;
+    at = wave + turn;
 #pragma unroll 1
     for (int chunk = 0; chunk < p.chunks; ++chunk) {
       const bool more = chunk + 1 < p.chunks;
-      if (!more) next = Tile(p, at + step);
-      if (more || at + step < p.tiles) {
-        fetch(p, next, more ? chunk + 1 : 0, stages + (kStage - used), lane);
+      if (!more) next = Tile(p, at);
+      if (more || at < p.tiles) {
+        fetch(p, next, more ? chunk + 1 : 0, tiles::shared_address(mine + (kStage - used)), lane);
       }
       tiles::commit_copies();
+      if (tile.index == 0) fetch_tail(p, tile, chunk, tail, lane);
       tiles::wait_for_copies<1>();
       __syncwarp();
-      compute<kOutputs>(p, places, tile, chunk, stages + used, shared, lane, sums);
-      __syncwarp();  // all lanes have read the stage that the next round's copies overwrite
+      compute<kOutputs>(p, places, tile, chunk, mine + used, tail, shared, lane, sums);
+      __syncwarp();  // y is complete
+      store_chunk(p, tile, chunk, mine + used, lane);
+      __syncwarp();  // the next round's copies may overwrite it, and the tail
       used = kStage - used;
     }
     store_projected<kOutputs>(p, tile, lane, sums);
@@ -280,20 +322,16 @@ int most_shared_bytes(const Context& ctx) {
   return bytes;
 }
 
-/// False when the matrix leaves no room for as many warps as hide the latency of memory.
+/// False when the matrix and the stages do not fit shared memory.
 template <int kOutputs>
 bool launch(Context& ctx, const Problem& p) {
-  constexpr int kLeastWarps = 4;
-  const int most = most_shared_bytes(ctx);
-  int warps = kMostWarps;
-  while (warps >= kLeastWarps && Places(p.chunks, kOutputs, warps).bytes > most) warps -= 4;
-  if (warps < kLeastWarps) return false;
-  const int bytes = Places(p.chunks, kOutputs, warps).bytes;
+  const int bytes = Places(p.chunks, kOutputs).bytes;
+  if (bytes > most_shared_bytes(ctx)) return false;
   check(cudaFuncSetAttribute(forward_kernel<kOutputs>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              bytes),
         "shared memory of conv_projection_forward");
   const int blocks = std::min(p.tiles, multiprocessors(ctx));
-  forward_kernel<kOutputs><<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarp),
+  forward_kernel<kOutputs><<<static_cast<unsigned>(blocks), kWarps * kWarp,
                              static_cast<size_t>(bytes), stream_of(ctx)>>>(p);
   check_launch(ctx, "conv_projection_forward", p.x.extent[0], " x ", p.x.extent[1], " x ",
                p.x.extent[2], ", ", p.projection.extent[0], " outputs");

@@ -5,6 +5,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/conv1d.h"
+#include "kernels/conv_projection.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
@@ -40,6 +41,7 @@ class KernelBench {
     projection("in_proj", D, 2 * E);
     convolution();
     projection("x_proj", E, R + 2 * N);
+    convolution_and_projection();
     projection("dt_proj", R, E);
     scan();
     projection("out_proj", E, D);
@@ -154,6 +156,50 @@ class KernelBench {
                                  .dweight = dweight,
                                  .dbias = dbias,
                                  .mode = GradMode::kOverwrite});
+        });
+  }
+
+  void convolution_and_projection() {
+    const Arena::Scope scope(ctx_.arena());
+    const int64_t P = R + 2 * N;
+    const TensorView x = activation({1, M, 2 * E}).slice(2, 0, E);
+    const TensorView y = activation({1, M, E});
+    const TensorView dy = activation({1, M, E});
+    const TensorView dx = activation({1, M, 2 * E}).slice(2, 0, E);
+    const TensorView projected = activation({M, P});
+    const TensorView projection = activation({P, E}, 0.1F);
+    const TensorView weight = floats({E, K});
+    const TensorView bias = floats({E});
+    const TensorView dweight = ctx_.arena().f32({E, K});
+    const TensorView dbias = ctx_.arena().f32({E});
+    const TensorView dprojection = ctx_.arena().f32({P, E});
+    const double e = m() * static_cast<double>(E);
+    const double p = m() * static_cast<double>(P);
+    const std::string shape = concat("1 x ", M, " x ", E, " -> ", P);
+    const double product = 2 * e * static_cast<double>(P);
+    row("convolution + x_proj forward", shape, m(),
+        {.bytes = act_ * (2 * e + p), .flops = product, .exps = e}, [&] {
+          conv_projection_forward(ctx_, {.x = x,
+                                         .weight = weight,
+                                         .bias = bias,
+                                         .projection = projection,
+                                         .y = y,
+                                         .projected = projected});
+        });
+    row("convolution + x_proj backward", shape, m(),
+        {.bytes = act_ * (3 * e + p), .flops = 2 * product, .exps = e}, [&] {
+          conv_projection_backward(ctx_, {.dy = dy,
+                                          .dprojected = projected,
+                                          .x = x,
+                                          .y = y,
+                                          .weight = weight,
+                                          .bias = bias,
+                                          .projection = projection,
+                                          .dx = dx,
+                                          .dweight = dweight,
+                                          .dbias = dbias,
+                                          .dprojection = dprojection,
+                                          .mode = GradMode::kOverwrite});
         });
   }
 
