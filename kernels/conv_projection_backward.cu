@@ -41,10 +41,12 @@ constexpr int kDyPlace = (kTile + kBefore) * kWide;
 constexpr int kProjectedPlace = kDyPlace + kTile * kWide;
 constexpr int kStage = kProjectedPlace + kTile * kNarrow;
 constexpr int kStages = 4;
-// after the stages: taps and bias by channel, and the last gradients of the round before
+// after the stages: taps and bias by channel, and gradients that lanes hand to others
 constexpr int kTapsPlace = kStages * kStage;
 constexpr int kCarryPlace = kTapsPlace + (kTaps + 1) * kSlice * 4;
-constexpr int kCarryOfWarp = 2 * kBefore * 4 * 8;  // (pair of channels, row, t) of two floats
+constexpr int kGroups = 8;  // of lanes: the values of g
+// (one of 7 groups, or the carried ones of two pairs and two rounds; row; t) of two floats
+constexpr int kCarryOfWarp = (kGroups - 1 + 4) * kBefore * 4 * 8;
 // and the matrix as fragments: (warp, 16 outputs, pair of channels, lane) of two registers
 constexpr int kMatrixPlace = kCarryPlace + kWarps * kCarryOfWarp;
 constexpr int kFragment = kWarp * 8;
@@ -91,9 +93,11 @@ struct Round {
   bool fresh = true;  // nothing of the sequence came before in this block
 
   __device__ Round(const Problem& p) {
-    const int64_t tiles = p.tiles;
-    const int first = static_cast<int>(tiles * blockIdx.y / gridDim.y);
-    left = static_cast<int>(tiles * (blockIdx.y + 1) / gridDim.y) - first;
+    const int blocks = static_cast<int>(gridDim.y);
+    const int block = static_cast<int>(blockIdx.y);
+    const int more = p.tiles % blocks;  // so many blocks have one tile more than the others
+    const int first = p.tiles / blocks * block + min(block, more);
+    left = p.tiles / blocks + (block < more ? 1 : 0);
     b = first / p.tiles_of_sequence;
     l = (first - b * p.tiles_of_sequence) * kTile;
   }
@@ -301,38 +305,41 @@ __device__ inline void exchange_with_tails(const Problem& p, int b, int l, int c
   }
 }
 
-/// The gradients of the pre-activation of the 3 rows before a lane's, from the lanes that have
-/// them: neighbours, or those of the round before.
-__device__ inline void rows_before(float2* carry, const Round& round, int lane,
+/// The gradients of the pre-activation of the 3 rows before a lane's, through shared memory: from
+/// the group of lanes before, or for the first group from the last one in the round before.
+/// (Shuffles whose result some lanes discard make the compiler split the warp there, at twice the
+/// time.)
+__device__ inline void rows_before(char* exchange, const Round& round, int pair, int parity, int g,
                                    float (&dpre)[kBefore + kRows][2]) {
-  const int g = lane / 4;
-  if (round.fresh) {
-#pragma unroll
-    for (int i = 0; i < kBefore; ++i) carry[i * 4] = float2{};
-    __syncwarp();
-  }
+  constexpr int kSlot = kBefore * 4 * 8;
+  const int carried = (kGroups - 1 + pair * 2 + parity) * kSlot;
+  const int carried_on = (kGroups - 1 + pair * 2 + 1 - parity) * kSlot;
+  float2* const to =
+      reinterpret_cast<float2*>(exchange + (g < kGroups - 1 ? g * kSlot : carried_on));
+  float2* const from = reinterpret_cast<float2*>(exchange + (g > 0 ? (g - 1) * kSlot : carried));
 #pragma unroll
   for (int i = 0; i < kBefore; ++i) {
-    const float2 before = carry[i * 4];
-    const float c0 = __shfl_sync(kAllLanes, dpre[kRows + i][0], (lane + 28) % kWarp);
-    const float c1 = __shfl_sync(kAllLanes, dpre[kRows + i][1], (lane + 28) % kWarp);
-    dpre[i][0] = g == 0 ? before.x : c0;
-    dpre[i][1] = g == 0 ? before.y : c1;
+    to[i * 4] = make_float2(dpre[kRows + i][0], dpre[kRows + i][1]);
+  }
+  if (round.fresh && g == 0) {
+#pragma unroll
+    for (int i = 0; i < kBefore; ++i) from[i * 4] = float2{};
   }
   __syncwarp();
-  if (g == 7) {
 #pragma unroll
-    for (int i = 0; i < kBefore; ++i) {
-      carry[i * 4] = make_float2(dpre[kRows + i][0], dpre[kRows + i][1]);
-    }
+  for (int i = 0; i < kBefore; ++i) {
+    const float2 before = from[i * 4];
+    dpre[i][0] = before.x;
+    dpre[i][1] = before.y;
   }
+  __syncwarp();
 }
 
 /// One pair of channels of a round: y of its rows, and dx of the rows 3 before, both packed.
 template <int kOutputs>
 __device__ void convolve(const Problem& p, const Round& round, Lane<kOutputs>& me, int pair,
                          const uint32_t (&packed)[kRows + kBefore][2],
-                         const float (&gradient)[2][2][4], bool at_tails, char* shared,
+                         const float (&gradient)[2][2][4], bool at_tails, int parity, char* shared,
                          uint32_t (&y)[kRows][2], uint32_t (&dx)[kRows][2]) {
   const int channel = me.channel + 2 * pair;
   const bool there = channel < p.width;
@@ -388,9 +395,8 @@ __device__ void convolve(const Problem& p, const Round& round, Lane<kOutputs>& m
       }
     }
   }
-  rows_before(reinterpret_cast<float2*>(shared + kCarryPlace + me.warp * kCarryOfWarp) +
-                  pair * kBefore * 4 + me.t,
-              round, me.lane, dpre);
+  rows_before(shared + kCarryPlace + me.warp * kCarryOfWarp + me.t * 8, round, pair, parity, me.g,
+              dpre);
   float sum[kRows][2];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -410,7 +416,7 @@ __device__ void convolve(const Problem& p, const Round& round, Lane<kOutputs>& m
 
 template <int kOutputs>
 __device__ void compute(const Problem& p, const Round& round, Lane<kOutputs>& me, uint32_t stage,
-                        char* shared) {
+                        int parity, char* shared) {
   const bool at_tails = round.l == 0 || round.l + kTile > p.length - kBefore;
   float gradient[2][2][4];
   output_gradient(me, stage, shared, gradient);
@@ -421,7 +427,7 @@ __device__ void compute(const Problem& p, const Round& round, Lane<kOutputs>& me
   uint32_t dx[kRows][2];
 #pragma unroll
   for (int pair = 0; pair < 2; ++pair) {
-    convolve(p, round, me, pair, packed, gradient, at_tails, shared, y, dx);
+    convolve(p, round, me, pair, packed, gradient, at_tails, parity, shared, y, dx);
   }
   if (!round.extra) matrix_gradient(me, stage, y);
   if (me.channel >= p.width) return;
@@ -512,7 +518,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const Problem p) 
     __syncthreads();  // this round has come in, and all are done with the one before
     fetch_next((stage + kStages - 1) % kStages);
     __syncwarp();  // or the compiler lets lanes that copied less go on alone
-    compute(p, round, me, stages + stage * kStage, shared);
+    compute(p, round, me, stages + stage * kStage, stage % 2, shared);
     round.advance(p.length);
   }
   store_partials(p, me);
