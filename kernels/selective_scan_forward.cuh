@@ -7,7 +7,8 @@
 ///         are widened to fp32 there and read as 16-byte broadcasts; y takes the place of u and
 ///         leaves in 16-byte pieces. No barrier beyond the warp, so warps run ahead of each other
 /// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
-/// Floor   exponential unit: d_state + 4 per channel and position at 16 per clock and SM
+/// Floor   exponential unit, d_state + 4 per channel and position at 16 per clock and SM, each of
+///         which also takes about three issue slots: 2.8 ms for 2^20 positions of 512 channels
 #pragma once
 
 #include "kernels/scan_stage.cuh"
