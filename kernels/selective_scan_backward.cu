@@ -5,6 +5,7 @@
 #include "kernels/cuda_sequence.h"
 #include "kernels/scan_launch.cuh"
 #include "kernels/selective_scan_backward.cuh"
+#include "kernels/selective_scan_backward_mma.cuh"
 
 namespace gmamba::cuda {
 namespace {
@@ -133,23 +134,101 @@ void sum_parameters(Context& ctx, const BackwardArgs<T>& p, const SelectiveScanB
   if (sums.out != nullptr) launch_parameter_sums(ctx, sums);
 }
 
-template <class T, int kLanes, int kChannels, bool kFast, int kBlocks>
-void launch(Context& ctx, BackwardArgs<T>& p, const SelectiveScanBackward& args) {
-  using S = BackwardShape<kLanes, kChannels, kScanSavedEveryGpu>;
-  const int64_t groups = ceil_div(p.d_inner, S::kBlockWidth);
-  const Chunks chunks =
-      cut_time(p.length, p.batch * groups, static_cast<int64_t>(multiprocessors(ctx)) * kBlocks);
-  p.chunks = chunks.count;
-  p.chunk_length = chunks.length;
+/// What differs between the two kernels of all gradients.
+template <class T>
+struct MainKernel {
+  void (*kernel)(BackwardArgs<T>);
+  int bytes;    // of shared memory
+  int blocks;   // on an SM
+  int width;    // channels of a block
+  int columns;  // states, padded
+};
+template <class T, int kLanes, bool kFast, int kBlocks>
+MainKernel<T> kernel_f32() {
+  using S = BackwardShape<kLanes, 2, kScanSavedEveryGpu>;
+  return {scan_backward_kernel<T, kLanes, 2, kScanSavedEveryGpu, kFast, kBlocks>, S::kBytes,
+          kBlocks, S::kBlockWidth, S::kColumns};
+}
+template <int kStates, int kBlocks>
+MainKernel<bf16> kernel_mma(bool gated) {
+  using S = MmaShape<kStates>;
+  static_assert(S::kTile == kScanSavedEveryGpu);
+  return {gated ? scan_backward_mma_kernel<kStates, true, kBlocks>
+                : scan_backward_mma_kernel<kStates, false, kBlocks>,
+          S::kBytes, kBlocks, S::kBlockWidth, kStates};
+}
+
+/// True when the kernel on tensor cores can read and write rows in its pieces.
+template <class T>
+bool fits_mma(const BackwardArgs<T>& p) {
+  bool fits = fits_vectors(p);
+  const Rows<const T> all[] = {p.u, p.delta, p.dy, p.z};
+  for (const Rows<const T>& rows : all) fits = fits && in_pieces(rows, p.d_inner, 16);
+  return fits;
+}
+/// Positions whose bytes 32 bits can count, which that kernel asks of a chunk.
+template <class T>
+int64_t short_offsets(const BackwardArgs<T>& p) {
+  int64_t bytes = p.d_state * 8;  // of a row
+  const int64_t strides[] = {p.u.inner, p.delta.inner, p.dy.inner,     p.z.inner,  p.B.inner,
+                             p.C.inner, p.du.inner,    p.ddelta.inner, p.dz.inner, p.y.inner};
+  for (const int64_t stride : strides) {
+    bytes = std::max(bytes, stride * static_cast<int64_t>(sizeof(T)));
+  }
+  return (int64_t{1} << 32) / bytes;
+}
+
+template <class T>
+MainKernel<T> main_kernel(const BackwardArgs<T>& p) {
+  if constexpr (sizeof(T) == 2) {
+    if (fits_mma(p)) {
+      const bool gated = !p.z.empty();
+      switch (p.d_state) {
+        case 8:
+          return kernel_mma<8, 2>(gated);
+        case 16:
+          return kernel_mma<16, 3>(gated);
+        case 32:
+          return kernel_mma<32, 3>(gated);
+        default:
+          return kernel_mma<64, 3>(gated);
+      }
+    }
+  } else if (fits_vectors(p)) {
+    switch (p.d_state) {
+      case 8:
+        return kernel_f32<T, 2, true, 2>();
+      case 16:
+        return kernel_f32<T, 4, true, 3>();
+      case 32:
+        return kernel_f32<T, 8, true, 3>();
+      default:
+        return kernel_f32<T, 16, true, 3>();
+    }
+  }
+  // any alignment and any number of states, padded
+  return p.d_state <= 16 ? kernel_f32<T, 4, false, 3>() : kernel_f32<T, 16, false, 3>();
+}
+
+template <class T>
+void backward(Context& ctx, const SelectiveScanBackward& args) {
+  BackwardArgs<T> p = backward_args<T>(args);
+  Arena::Scope scope(ctx.arena());
+  const MainKernel<T> main = main_kernel(p);
+  const int64_t groups = ceil_div(p.d_inner, main.width);
+  const Chunks chunks = cut_time(p.length, p.batch * groups,
+                                 static_cast<int64_t>(multiprocessors(ctx)) * main.blocks);
+  // half, because pieces of a chunk may lengthen it
+  p.chunk_length = std::min(chunks.length, std::max<int64_t>(64, short_offsets(p) / 128 * 64));
+  p.chunks = p.chunk_length == chunks.length ? chunks.count : ceil_div(p.length, p.chunk_length);
   if (p.chunks > 1) find_chunk_gradients(ctx, p);
   const int64_t rows = p.batch * p.chunks;
-  p.dBC = scratch(ctx, groups * p.batch * p.length * 2 * S::kColumns);
+  p.dBC = scratch(ctx, groups * p.batch * p.length * 2 * main.columns);
   p.dA = scratch(ctx, rows * p.d_inner * p.d_state);
   p.dD = scratch(ctx, rows * 2 * p.d_inner);
   if (rows > 0) {
-    const int bytes = spread(S::kBytes, kBlocks);
-    const auto kernel = with_shared_memory(
-        scan_backward_kernel<T, kLanes, kChannels, kScanSavedEveryGpu, kFast, kBlocks>, bytes);
+    const int bytes = spread(main.bytes, main.blocks);
+    const auto kernel = with_shared_memory(main.kernel, bytes);
     kernel<<<grid_of(rows * groups), kBackwardWarps * 32, bytes, stream_of(ctx)>>>(p);
     check_launch(ctx, "scan_backward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                  p.d_state, ", ", p.chunks, " chunks");
@@ -162,33 +241,13 @@ void launch(Context& ctx, BackwardArgs<T>& p, const SelectiveScanBackward& args)
   sums.batch = p.batch;
   sums.length = p.length;
   sums.d_state = p.d_state;
-  sums.columns = S::kColumns;
-  const int64_t quads = p.batch * p.length * (S::kColumns / 2);
+  sums.columns = main.columns;
+  const int64_t quads = p.batch * p.length * (main.columns / 2);
   if (quads > 0) {
     scan_position_sums_kernel<T><<<grid_of(ceil_div(quads, 256)), 256, 0, stream_of(ctx)>>>(sums);
     check_launch(ctx, "scan_position_sums", p.batch, " x ", p.length, ", state ", p.d_state);
   }
   sum_parameters(ctx, p, args);
-}
-
-template <class T>
-void backward(Context& ctx, const SelectiveScanBackward& args) {
-  BackwardArgs<T> p = backward_args<T>(args);
-  const bool fast = fits_vectors(p);
-  Arena::Scope scope(ctx.arena());
-  if (!fast) {
-    // any alignment and any number of states, padded
-    p.d_state <= 16 ? launch<T, 4, 2, false, 3>(ctx, p, args)
-                    : launch<T, 16, 2, false, 3>(ctx, p, args);
-  } else if (p.d_state == 8) {
-    launch<T, 2, 2, true, 2>(ctx, p, args);
-  } else if (p.d_state == 16) {
-    launch<T, 4, 2, true, 3>(ctx, p, args);
-  } else if (p.d_state == 32) {
-    launch<T, 8, 2, true, 3>(ctx, p, args);
-  } else {
-    launch<T, 16, 2, true, 3>(ctx, p, args);
-  }
 }
 
 }  // namespace

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What both kernels of the scan's backward pass get, and the sums of what their blocks leave
+/// behind.
+#pragma once
+
+#include "kernels/scan_common.cuh"
+
+namespace gmamba::cuda::scan {
+
+constexpr int kBackwardWarps = 4;
+constexpr int kWindow = 4;  // positions whose decays and states are in registers together
+
+template <class T>
+struct BackwardArgs {
+  Rows<const T> dy, u, delta, z;  // (B, L, E); z empty: no gate
+  Rows<const T> B, C;             // (B, L, N)
+  const float* A = nullptr;       // (E, N)
+  int64_t A_stride = 0;
+  const float* D = nullptr;     // (E) or empty
+  const float* bias = nullptr;  // (E) or empty
+  Rows<const float> saved;      // (B * saved states, E, N)
+  int64_t saved_per_row = 0;    // saved states of a batch row
+  // (B * end_per_row, E, N) or empty: gradient behind each end_per_chunk-th stretch of a chunk
+  Rows<const float> dstate_end;
+  int64_t end_per_row = 1, end_per_chunk = 1;
+  Rows<T> du, ddelta, dz, y;  // (B, L, E); dz and y may be empty
+  Rows<float> dstate_in;      // (B, E, N) or empty
+  float* dBC = nullptr;       // (groups, B, L, 2 * columns) partial sums
+  float* dA = nullptr;        // (B * chunks, E, N) partial sums
+  float* dD = nullptr;        // (B * chunks, 2, E) partial sums of dD and ddelta_bias
+  int64_t batch = 0, length = 0;
+  int64_t chunks = 1, chunk_length = 0;
+  int d_inner = 0, d_state = 0;
+};
+
+template <class T>
+struct PositionSums {
+  const float* partial = nullptr;  // (groups, B, L, 2 * columns)
+  Rows<T> dB, dC;                  // (B, L, N)
+  int64_t groups = 0, batch = 0, length = 0;
+  int d_state = 0, columns = 0;
+};
+
+/// dB and dC: the sums of all groups of channels, in order.
+template <class T>
+__global__ void __launch_bounds__(256) scan_position_sums_kernel(const PositionSums<T> p) {
+  const int quads = p.columns / 2;
+  const int64_t rows = p.batch * p.length;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= rows * quads) return;
+  const int64_t row = i / quads;
+  const int column = static_cast<int>(i % quads) * 4;
+  float sum[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+#pragma unroll 4
+  for (int64_t g = 0; g < p.groups; ++g) {
+    float more[4];
+    load_shared(p.partial + (g * rows + row) * 2 * p.columns + column, more);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) sum[k] += more[k];
+  }
+  const bool second = column >= p.columns;
+  const int n = second ? column - p.columns : column;
+  T* const to = (second ? p.dC : p.dB).at(row / p.length, row % p.length) + n;
+#pragma unroll
+  for (int k = 0; k < 4; ++k) {
+    if (n + k < p.d_state) to[k] = narrow<T>(sum[k]);
+  }
+}
+
+struct ParameterSums {
+  const float* partial = nullptr;  // (rows, width), rows `stride` elements apart
+  float* out = nullptr;            // (width), row-major groups of `inner` elements
+  int64_t rows = 0, stride = 0;
+  int width = 0, inner = 1;
+  int64_t out_stride = 1;  // elements from one group of `inner` to the next
+  bool accumulate = false;
+};
+
+/// Gradients of parameters: sums over the rows of partials, 16 runs of rows per column in parallel,
+/// the runs added in order.
+static __global__ void __launch_bounds__(512) scan_parameter_sums_kernel(const ParameterSums p) {
+  __shared__ float runs[16][32];
+  const int column = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x);
+  const int run = static_cast<int>(threadIdx.y);
+  const int64_t begin = p.rows * run / 16;
+  const int64_t end = p.rows * (run + 1) / 16;
+  float sum = 0.0F;
+  if (column < p.width) {
+#pragma unroll 8
+    for (int64_t r = begin; r < end; ++r) sum += p.partial[r * p.stride + column];
+  }
+  runs[run][threadIdx.x] = sum;
+  __syncthreads();
+  if (run != 0 || column >= p.width) return;
+  for (int r = 1; r < 16; ++r) sum += runs[r][threadIdx.x];
+  float& to = p.out[column / p.inner * p.out_stride + column % p.inner];
+  to = p.accumulate ? to + sum : sum;
+}
+
+}  // namespace gmamba::cuda::scan

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The kernel of all gradients for bf16 activations (see selective_scan_backward.cuh for the
+/// equations), with everything that is not a recurrence on the tensor cores.
+/// Layout  a warp owns 16 channels x 16 states (d_state 8: 32 x 8), as two quads of results of a
+///         16 x 8 product: lane 4g + q has channels 2g, 2g+1 and states 4q..4q+3. So, per position,
+///           h <- a h + x B, dh <- C g + dh   are products that add to the quads; x and g as two
+///           bf16 y = sum C h, s1 = sum B dh       take the quads, packed to bf16, as left operands
+///           dC = sum g h, dB = sum x dh      take them turned over; g and x again as two bf16
+///           s2 = sum A w                     is summed in the lane, then over q by a product
+///         and no sum goes through shared memory but those over warps. Operands of one window of 4
+///         positions lie in one register: lane q (or g / 2) holds position q, and a result is kept
+///         where its lane and its position meet. States beyond 16 go to the other warps of a block.
+/// Time    tiles of 16 positions, last first: activations and the state before the tile arrive a
+///         tile ahead by asynchronous copies; then prepare (softplus, gate, splits), walk 12
+///         positions for the states before windows, and per window walk and walk back, then finish
+/// Floor   issue: about 19 slots per state update; exponential unit 1.75 x 16 + 5 per
+/// channel-position Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8,
+/// 16, 32 or 64
+#pragma once
+
+#include "kernels/selective_scan_backward_positions.cuh"
+
+namespace gmamba::cuda::scan {
+
+/// Sums over states and over channels of two packed quads; `right` and `weights` as above.
+template <int kStates>
+__device__ inline void sum_quads(const float (&quads)[2][4],
+                                 const uint32_t (&right)[MmaOperands<kStates>::kParts],
+                                 const uint32_t (&weights)[MmaShape<kStates>::kSubs][2],
+                                 float (&states)[MmaShape<kStates>::kSubs][4],
+                                 float (&channels)[4]) {
+  uint32_t v[4];
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    v[2 * k] = narrow_pair(quads[k][0], quads[k][1]);
+    v[2 * k + 1] = narrow_pair(quads[k][2], quads[k][3]);
+  }
+#pragma unroll
+  for (int i = 0; i < MmaShape<kStates>::kSubs; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) states[i][j] = 0.0F;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) channels[j] = 0.0F;
+  const uint32_t t0 = transposed(v[0]);
+  const uint32_t t1 = transposed(v[1]);
+  const uint32_t t2 = transposed(v[2]);
+  const uint32_t t3 = transposed(v[3]);
+  if constexpr (kStates == 8) {
+    mma_k8(states[0], {v[0], v[1]}, right[0]);
+    mma_k8(states[1], {v[2], v[3]}, right[0]);
+    mma_k16(channels, t0, 0, t1, 0, weights[0]);
+    mma_k16(channels, t2, 0, t3, 0, weights[1]);
+  } else {
+    mma_k16(states[0], v[0], v[1], v[2], v[3], right);
+    mma_k16(channels, t0, t2, t1, t3, weights[0]);
+  }
+}
+
+template <int kStates, bool kGated, int kBlocks>
+__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
+    scan_backward_mma_kernel(const BackwardArgs<bf16> p) {
+  using S = MmaShape<kStates>;
+  using Operands = MmaOperands<kStates>;
+  constexpr int kSubs = S::kSubs;
+  constexpr int kParts = Operands::kParts;
+  constexpr int kWidth = S::kWidth;
+  constexpr int kTile = S::kTile;
+  constexpr int kThreads = kBackwardWarps * 32;
+  extern __shared__ __align__(16) uint32_t words[];
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int g = lane / 4;
+  const int q = lane % 4;
+  const int group = warp / S::kSplit;
+  const int part = warp % S::kSplit;  // of the states
+  uint32_t* const of_group = words + group * S::kSplit * S::kWarpWords;
+  uint32_t* const of_warp = words + warp * S::kWarpWords;
+  float* const mine = reinterpret_cast<float*>(of_warp);
+
+  const int blocks = (p.d_inner + S::kBlockWidth - 1) / S::kBlockWidth;
+  const int block = static_cast<int>(blockIdx.x % blocks);
+  const int64_t chunk = blockIdx.x / blocks % p.chunks;
+  const int64_t b = blockIdx.x / blocks / p.chunks;
+  const int e_block = block * S::kBlockWidth;
+  const int e_group = e_block + group * kWidth;
+  // quad k, half i of it: two neighbouring states of one channel
+  const auto channel_of = [&](int k, int i) {
+    return min(e_group + (kStates == 8 ? k * 16 : 0) + 2 * g + i, p.d_inner - 1);
+  };
+  const auto state_of = [&](int k) { return kStates == 8 ? 2 * q : part * 16 + 4 * q + 2 * k; };
+  const auto sub_of = [](int k) { return kSubs == 1 ? 0 : k; };
+  const auto part_of = [](int k) { return kParts == 1 ? 0 : k; };
+
+  float A[2][4];
+  float dA[2][4];
+  float carry[2][4];  // gradient of the state behind the current position
+  const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int e = channel_of(k, i);
+      float v[2];
+      load_shared(p.A + e * p.A_stride + state_of(k), v);
+      A[k][2 * i] = v[0] * kLog2e, A[k][2 * i + 1] = v[1] * kLog2e;
+      v[0] = v[1] = 0.0F;
+      dA[k][2 * i] = dA[k][2 * i + 1] = 0.0F;
+      if (!p.dstate_end.empty()) {
+        load_shared(p.dstate_end.at(b * p.end_per_row + stretch, e) + state_of(k), v);
+      }
+      carry[k][2 * i] = v[0], carry[k][2 * i + 1] = v[1];
+    }
+  }
+  {
+    const float zeros[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+    store_shared(mine + S::kParameters + lane * 4, zeros);
+    store_shared(mine + S::kParameters + 128 + lane * 4, zeros);
+  }
+
+  for (int i = lane; i < kWidth; i += 32) {  // by every warp of the group, all the same
+    const int e = min(e_group + i, p.d_inner - 1);
+    float* const to = reinterpret_cast<float*>(of_group) + S::kChannels + i;
+    to[0] = p.bias != nullptr ? p.bias[e] : 0.0F;
+    to[kWidth] = p.D != nullptr ? p.D[e] : 0.0F;
+  }
+
+  const int64_t begin = chunk * p.chunk_length;
+  const int64_t end = min(p.length, begin + p.chunk_length);
+  const int steps = static_cast<int>(end - begin);
+
+  // Where the chunk's rows begin; read from shared memory rather than kept or computed each time.
+  // From there 32 bits of offset are enough.
+  if (thread == 0) {
+    const auto put = [&](Base which, const void* at) {
+      reinterpret_cast<const void**>(words + S::kBasesFrom)[which] = at;
+    };
+    put(kU, p.u.at(b, begin));
+    put(kDeltaRaw, p.delta.at(b, begin));
+    put(kDy, p.dy.at(b, begin));
+    put(kZ, p.z.at(b, begin));
+    put(kB, p.B.at(b, begin));
+    put(kC, p.C.at(b, begin));
+    put(kSaved, p.saved.at(b * p.saved_per_row + begin / kTile, 0));
+    put(kDu, p.du.at(b, begin));
+    put(kDdelta, p.ddelta.at(b, begin));
+    put(kDz, p.dz.at(b, begin));
+    put(kYOut, p.y.at(b, begin));
+    const int64_t row = b * p.chunks + chunk;
+    put(kDA, p.dA + row * p.d_inner * kStates);
+    put(kDD, p.dD + row * 2 * p.d_inner);
+    put(kBefore, chunk == 0 && !p.dstate_in.empty() ? p.dstate_in.at(b, 0) : nullptr);
+    put(kPartial, p.dBC + ((block * p.batch + b) * p.length + begin) * 2 * kStates);
+  }
+  __syncthreads();
+  char* const* const bases = reinterpret_cast<char* const*>(words + S::kBasesFrom);
+  // twice a row number of the chunk, twice a column
+  const auto at_row = [&](Base which, const auto& rows, unsigned row2, unsigned column2) {
+    return bases[which] + (row2 * static_cast<unsigned>(rows.inner) + column2);
+  };
+  uint2* const state_offsets = reinterpret_cast<uint2*>(of_warp + S::kOffsets) + lane;
+  {  // of the lane's two channels (of the first 16), in bytes
+    const auto stride = static_cast<unsigned>(p.saved.inner);
+    *state_offsets = make_uint2((channel_of(0, 0) * stride + state_of(0)) * 4,
+                                (channel_of(0, 1) * stride + state_of(0)) * 4);
+  }
+
+  // everything that a tile needs, on its way to one of two stages
+  const auto fetch = [&](int first_row, int stage) {
+    uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
+    const int rows = min(steps - first_row, kTile);
+    constexpr int kPieces = S::kBlockWidth / 8;
+#pragma unroll
+    for (int i = 0; i < (kTile * kPieces + kThreads - 1) / kThreads; ++i) {
+      const int row = (thread + i * kThreads) / kPieces;
+      const int piece = thread % kPieces;
+      if (kTile * kPieces < kThreads && row >= kTile) break;
+      const int e = e_block + piece * 8;
+      const bool there = row < rows && e < p.d_inner;
+      uint32_t* const to = raw + S::raw_piece(row, piece) * 4;
+      const unsigned row2 = 2 * (first_row + row);
+      copy_async_or_zero<16>(to, at_row(kU, p.u, row2, 2 * e), there);
+      copy_async_or_zero<16>(to + S::kRaw, at_row(kDeltaRaw, p.delta, row2, 2 * e), there);
+      copy_async_or_zero<16>(to + 2 * S::kRaw, at_row(kDy, p.dy, row2, 2 * e), there);
+      if (kGated) copy_async_or_zero<16>(to + 3 * S::kRaw, at_row(kZ, p.z, row2, 2 * e), there);
+    }
+    constexpr int kQuads = kStates / 4;
+#pragma unroll
+    for (int i = 0; i < (kTile * kQuads + kThreads - 1) / kThreads; ++i) {
+      const int piece = thread + i * kThreads;
+      if (kTile * kQuads < kThreads && piece >= kTile * kQuads) break;
+      const int row = piece / kQuads;
+      uint32_t* const to = raw + 4 * S::kRaw + piece * 2;
+      const unsigned row2 = 2 * (first_row + row);
+      const unsigned column2 = piece % kQuads * 8;
+      copy_async_or_zero<8>(to, at_row(kB, p.B, row2, column2), row < rows);
+      copy_async_or_zero<8>(to + S::kRawBC, at_row(kC, p.C, row2, column2), row < rows);
+    }
+    float* const slot = mine + S::kSlots + (S::kWindows - 1 + stage) * 256 + lane * 4;
+    char* const states = bases[kSaved] + first_row / kTile * p.saved.outer * 4;
+    const uint2 offsets = *state_offsets;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      char* const channel = states + (i == 0 ? offsets.x : offsets.y);
+      if constexpr (kStates == 8) {  // a pair of states of either quad
+        const unsigned far =
+            (channel_of(1, i) - channel_of(0, i)) * static_cast<unsigned>(p.saved.inner) * 4;
+        copy_async_or_zero<8>(slot + i * 128, channel, true);
+        copy_async_or_zero<8>(slot + i * 128 + 2, channel + far, true);
+      } else {
+        copy_async_or_zero<16>(slot + i * 128, channel, true);
+      }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+  };
+
+  using Rounds = MmaRounds<kStates>;
+
+  int stage = 0;
+  int first_row = (steps - 1) / kTile * kTile;
+  if (steps > 0) fetch(first_row, stage);
+  for (; first_row >= 0 && steps > 0; first_row -= kTile, stage ^= 1) {
+    const int rows = min(steps - first_row, kTile);
+    const uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
+    const uint32_t* const B = raw + 4 * S::kRaw + part * (S::kWarpStates / 2);
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    __syncthreads();
+
+    prepare_positions<kStates, kGated>(of_group, raw, rows, again(thread));
+    if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
+    if constexpr (S::kSplit > 1) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+
+    const float* const before_tile = mine + S::kSlots + (S::kWindows - 1 + stage) * 256 + lane * 4;
+    float* const slots = mine + S::kSlots + lane * 4 - 256;  // of windows 1..
+    Operands operands(of_group, of_warp, B, again(lane));
+    {  // states before windows 1, 2, ...
+      float h[2][4];
+      load_quads(before_tile, h);
+#pragma unroll 1
+      for (int w = 0; w + 1 < S::kWindows; ++w) {
+        uint32_t x[kSubs][2];
+        uint32_t b_column[kParts];
+        operands.outer(S::kX, x);
+        operands.column(0, b_column);
+#pragma unroll
+        for (int s = 0; s < kWindow; ++s) {
+          float d[kSubs][2];
+          operands.deltas(s, d);
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            float input[4];
+            mma_k8(input, x[sub_of(k)], q == s ? b_column[part_of(k)] : 0U);
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              h[k][j] = fmaf(ex2(d[sub_of(k)][j / 2] * A[k][j]), h[k][j], input[j]);
+            }
+          }
+        }
+        store_quads(slots + (w + 1) * 256, h);
+        operands.advance(1);
+      }
+    }
+
+#pragma unroll 1
+    for (int w = S::kWindows - 1; w >= 0; --w) {
+      const float* const before = w == 0 ? before_tile : slots + w * 256;
+      float a[kWindow][2][4];
+      float left[kWindow][2][4];  // of the state before each position: a h
+      {
+        uint32_t x[kSubs][2];
+        uint32_t b_column[kParts];
+        uint32_t c_row[kParts];
+        uint32_t weights[kSubs][2];
+        operands.outer(S::kX, x);
+        operands.column(0, b_column);
+        operands.row(S::kRawBC, c_row);
+        operands.weights(S::kG, weights);
+        float y[kSubs][2];
+        float dC[2];
+        float h[2][4];
+        load_quads(before, h);
+#pragma unroll
+        for (int s = 0; s < kWindow; ++s) {
+          float d[kSubs][2];
+          operands.deltas(s, d);
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              a[s][k][j] = ex2(d[sub_of(k)][j / 2] * A[k][j]);
+              left[s][k][j] = a[s][k][j] * h[k][j];
+            }
+            mma_k8(h[k], left[s][k], x[sub_of(k)], q == s ? b_column[part_of(k)] : 0U);
+          }
+          float states[kSubs][4];
+          float channels[4];
+          sum_quads<kStates>(h, c_row, weights, states, channels);
+          if (s == 0 || q == s) {  // kept where nothing later takes its place
+#pragma unroll
+            for (int i = 0; i < kSubs; ++i) y[i][0] = states[i][0], y[i][1] = states[i][2];
+            dC[0] = channels[0] + channels[1];
+            dC[1] = channels[2] + channels[3];
+          }
+        }
+        operands.store(S::kY, y);
+        operands.store_sums(1, dC);
+      }
+      {
+        uint32_t gs[kSubs][2];
+        uint32_t c_column[kParts];
+        uint32_t b_row[kParts];
+        uint32_t weights[kSubs][2];
+        operands.outer(S::kG, gs);
+        operands.column(S::kRawBC, c_column);
+        operands.row(0, b_row);
+        operands.weights(S::kX, weights);
+        float s1[kSubs][2];
+        float s2[kSubs][2];
+        float dB[2];
+        float dh[2][4];
+#pragma unroll
+        for (int s = kWindow - 1; s >= 0; --s) {
+          float d[kSubs][2];
+          operands.deltas(s, d);
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+            const uint32_t c = q == s ? c_column[part_of(k)] : 0U;
+            if (s == kWindow - 1) {
+              mma_k8(dh[k], carry[k], gs[sub_of(k)], c);
+            } else {
+              float input[4];
+              mma_k8(input, gs[sub_of(k)], c);
+#pragma unroll
+              for (int j = 0; j < 4; ++j) dh[k][j] = fmaf(a[s + 1][k][j], dh[k][j], input[j]);
+            }
+          }
+          float states[kSubs][4];
+          float channels[4];
+          sum_quads<kStates>(dh, b_row, weights, states, channels);
+          float partial[kSubs][2] = {};
+#pragma unroll
+          for (int k = 0; k < 2; ++k) {
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              const float product = dh[k][j] * left[s][k][j];
+              dA[k][j] = fmaf(d[sub_of(k)][j / 2], product, dA[k][j]);
+              partial[sub_of(k)][j / 2] = fmaf(A[k][j], product, partial[sub_of(k)][j / 2]);
+            }
+          }
+          float sums[kSubs][4];
+#pragma unroll
+          for (int i = 0; i < kSubs; ++i) mma_sum(sums[i], partial[i][0], partial[i][1]);
+          if (s == kWindow - 1 || q == s) {
+#pragma unroll
+            for (int i = 0; i < kSubs; ++i) {
+              s1[i][0] = states[i][0], s1[i][1] = states[i][2];
+              s2[i][0] = sums[i][0], s2[i][1] = sums[i][2];
+            }
+            dB[0] = channels[0] + channels[1];
+            dB[1] = channels[2] + channels[3];
+          }
+        }
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) carry[k][j] = a[0][k][j] * dh[k][j];
+        }
+        __syncwarp();  // x and g of the window are behind all lanes
+        operands.store(S::kS1, s1);
+        operands.store(S::kS2, s2);
+        operands.store_sums(0, dB);
+        operands.advance(-1);
+      }
+    }
+    __syncthreads();
+
+    finish_positions<kStates, kGated>(p, bases, of_group, mine, raw, first_row, rows, e_group,
+                                      again(thread));
+    sum_channel_groups<kStates>(words, bases[kPartial], first_row, rows, thread);
+  }
+
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int e = e_group + (kStates == 8 ? k * 16 : 0) + 2 * g + i;
+      if (e >= p.d_inner) continue;
+      const float sum[2] = {dA[k][2 * i], dA[k][2 * i + 1]};
+      store_shared(reinterpret_cast<float*>(bases[kDA]) + e * kStates + state_of(k), sum);
+      if (bases[kBefore] != nullptr) {
+        const float left[2] = {carry[k][2 * i], carry[k][2 * i + 1]};
+        store_shared(reinterpret_cast<float*>(bases[kBefore]) + e * p.dstate_in.inner + state_of(k),
+                     left);
+      }
+    }
+  }
+  __syncthreads();
+  for (int i = thread % (32 * S::kSplit); i < 2 * kWidth; i += 32 * S::kSplit) {
+    const int which = i / kWidth;
+    const int channel = i % kWidth;
+    float sum = 0.0F;
+    for (int l = channel / 4; l < 32 * S::kSplit; l += Rounds::kQuads) {
+      sum += reinterpret_cast<const float*>(
+          words)[(group * S::kSplit + l / 32) * S::kWarpWords + S::kParameters + which * 128 +
+                 l % 32 * 4 + channel % 4];
+    }
+    if (e_group + channel < p.d_inner) {
+      reinterpret_cast<float*>(bases[kDD])[which * p.d_inner + e_group + channel] = sum;
+    }
+  }
+}
+
+}  // namespace gmamba::cuda::scan
