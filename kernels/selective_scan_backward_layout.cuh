@@ -157,7 +157,7 @@ struct MmaOperands {
   /// Sums over channels: dB (0) or dC (1).
   __device__ void store_sums(int which, const float (&values)[2]) const {
     if constexpr (kStates == 8) {
-      sums[which * half_q / 2] = values[0];
+      sums[which * half_q / 2] = values[0] + values[1];
     } else {
       store_shared(sums + which * half_q, values);
     }
@@ -202,14 +202,20 @@ struct MmaRounds {
 
   int first, quad, at, turned_at, raw_at;
 
+  int group;
+
   __device__ explicit MmaRounds(int thread) {
     const int in_group = thread % (32 * S::kSplit);
-    const int group = thread / (32 * S::kSplit);
+    group = thread / (32 * S::kSplit);
     quad = in_group % kQuads * 4;
     first = in_group / kQuads;
     at = first * S::kWidth + quad;
     turned_at = S::template at<S::kWidth>(first, quad);
     raw_at = S::raw_piece(first, (group * S::kWidth + quad) / 8) * 4 + quad % 8 / 2;
+  }
+  /// The group's region of a block's words.
+  __device__ uint32_t* region(uint32_t* words) const {
+    return words + group * S::kSplit * S::kWarpWords;
   }
   __device__ bool active() const { return kAtOnce <= S::kTile || first < S::kTile; }
   __device__ void raw(const uint32_t* array, int round, float (&to)[4]) const {

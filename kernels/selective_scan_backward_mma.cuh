@@ -49,8 +49,11 @@ __device__ inline void sum_quads(const float (&quads)[2][4],
   if constexpr (kStates == 8) {
     mma_k8(states[0], {v[0], v[1]}, right[0]);
     mma_k8(states[1], {v[2], v[3]}, right[0]);
-    mma_k16(channels, t0, 0, t1, 0, weights[0]);
-    mma_k16(channels, t2, 0, t3, 0, weights[1]);
+    // rows g are the first 16 channels' states, rows g + 8 the others': each has its weights
+    float others[4] = {};
+    mma_k16(channels, t0, t2, t1, t3, weights[0]);
+    mma_k16(others, t0, t2, t1, t3, weights[1]);
+    channels[2] = others[2], channels[3] = others[3];
   } else {
     mma_k16(states[0], v[0], v[1], v[2], v[3], right);
     mma_k16(channels, t0, t2, t1, t3, weights[0]);
@@ -69,6 +72,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   constexpr int kThreads = kBackwardWarps * 32;
   extern __shared__ __align__(16) uint32_t words[];
   const int thread = static_cast<int>(threadIdx.x);
+  // with more registers to spare where a warp has all states of its channels
+  const auto found_again = [](int value) { return S::kSplit > 1 ? again(value) : value; };
   const int lane = thread % 32;
   const int warp = thread / 32;
   const int g = lane / 4;
@@ -168,6 +173,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
 
   // everything that a tile needs, on its way to one of two stages
   const auto fetch = [&](int first_row, int stage) {
+    const int thread = found_again(static_cast<int>(threadIdx.x));
+    const int lane = thread % 32;
     uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
     const int rows = min(steps - first_row, kTile);
     constexpr int kPieces = S::kBlockWidth / 8;
@@ -227,7 +234,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();
 
-    prepare_positions<kStates, kGated>(of_group, raw, rows, again(thread));
+    prepare_positions<kStates, kGated>(words, raw, rows, found_again(thread));
     if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
     if constexpr (S::kSplit > 1) {
       __syncthreads();
@@ -379,9 +386,9 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     }
     __syncthreads();
 
-    finish_positions<kStates, kGated>(p, bases, of_group, mine, raw, first_row, rows, e_group,
-                                      again(thread));
-    sum_channel_groups<kStates>(words, bases[kPartial], first_row, rows, thread);
+    finish_positions<kStates, kGated>(p, bases, words, raw, first_row, rows, e_block,
+                                      found_again(thread));
+    sum_channel_groups<kStates>(words, bases[kPartial], first_row, rows, found_again(thread));
   }
 
 #pragma unroll

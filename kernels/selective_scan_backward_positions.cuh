@@ -28,13 +28,14 @@ enum Base {
 
 /// delta, and delta u and g in two parts; zeros at positions outside, which change nothing.
 template <int kStates, bool kGated>
-__device__ inline void prepare_positions(uint32_t* of_group, const uint32_t* raw, int rows,
+__device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, int rows,
                                          int thread) {
   using S = MmaShape<kStates>;
   using Rounds = MmaRounds<kStates>;
-  float* const prepared = reinterpret_cast<float*>(of_group);
   const Rounds r(thread);
   if (!r.active()) return;
+  uint32_t* const of_group = r.region(words);
+  float* const prepared = reinterpret_cast<float*>(of_group);
   float bias[4];
   load_shared(prepared + S::kChannels + r.quad, bias);
 #pragma unroll
@@ -69,18 +70,20 @@ __device__ inline void prepare_positions(uint32_t* of_group, const uint32_t* raw
   }
 }
 
-/// du, ddelta, dz and y of the tile; dD and the gradient of the delta bias gather in `mine`.
+/// du, ddelta, dz and y of the tile; dD and the gradient of the delta bias gather in the warp's
+/// region.
 template <int kStates, bool kGated>
 __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const* bases,
-                                        uint32_t* of_group, float* mine, const uint32_t* raw,
-                                        int first_row, int rows, int e_group, int thread) {
+                                        uint32_t* words, const uint32_t* raw, int first_row,
+                                        int rows, int e_block, int thread) {
   using S = MmaShape<kStates>;
   using Rounds = MmaRounds<kStates>;
   constexpr int kWidth = S::kWidth;
-  const float* const prepared = reinterpret_cast<const float*>(of_group);
   const int lane = thread % 32;
   const Rounds r(thread);
   if (!r.active()) return;
+  const float* const prepared = reinterpret_cast<const float*>(r.region(words));
+  float* const mine = reinterpret_cast<float*>(words) + thread / 32 * S::kWarpWords;
   // what a cut to 10 bits of mantissa takes away on average is given back to s2
   constexpr float kS2Scale = kLn2 * (1.0F + 0.72F / 2048.0F);
   float skip[4];
@@ -148,7 +151,7 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
     results[i][2] = Packed<bf16, 4>::of(dz);
     results[i][3] = Packed<bf16, 4>::of(out);
   }
-  const int e4 = e_group + r.quad;
+  const int e4 = e_block + r.group * kWidth + r.quad;
   const auto put = [&](Base which, const Rows<bf16>& to, int result) {
     char* const column = bases[which] + 2 * e4;
     const auto stride = 2 * static_cast<unsigned>(to.inner);
@@ -174,7 +177,7 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
 /// dB and dC over the groups of channels of the block.
 template <int kStates>
 __device__ inline void sum_channel_groups(const uint32_t* words, char* partial, int first_row,
-                                       int rows, int thread) {
+                                          int rows, int thread) {
   using S = MmaShape<kStates>;
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
