@@ -187,10 +187,14 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       const bool there = row < rows && e < p.d_inner;
       uint32_t* const to = raw + S::raw_piece(row, piece) * 4;
       const unsigned row2 = 2 * (first_row + row);
-      copy_async_or_zero<16>(to, at_row(kU, p.u, row2, 2 * e), there);
-      copy_async_or_zero<16>(to + S::kRaw, at_row(kDeltaRaw, p.delta, row2, 2 * e), there);
-      copy_async_or_zero<16>(to + 2 * S::kRaw, at_row(kDy, p.dy, row2, 2 * e), there);
-      if (kGated) copy_async_or_zero<16>(to + 3 * S::kRaw, at_row(kZ, p.z, row2, 2 * e), there);
+      // all addresses first: each copy behind a load from shared memory costs instructions
+      const void* const from[4] = {
+          at_row(kU, p.u, row2, 2 * e), at_row(kDeltaRaw, p.delta, row2, 2 * e),
+          at_row(kDy, p.dy, row2, 2 * e), kGated ? at_row(kZ, p.z, row2, 2 * e) : nullptr};
+#pragma unroll
+      for (int array = 0; array < (kGated ? 4 : 3); ++array) {
+        copy_async_or_zero<16>(to + array * S::kRaw, from[array], there);
+      }
     }
     constexpr int kQuads = kStates / 4;
 #pragma unroll
@@ -201,8 +205,10 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       uint32_t* const to = raw + 4 * S::kRaw + piece * 2;
       const unsigned row2 = 2 * (first_row + row);
       const unsigned column2 = piece % kQuads * 8;
-      copy_async_or_zero<8>(to, at_row(kB, p.B, row2, column2), row < rows);
-      copy_async_or_zero<8>(to + S::kRawBC, at_row(kC, p.C, row2, column2), row < rows);
+      const void* const B = at_row(kB, p.B, row2, column2);
+      const void* const C = at_row(kC, p.C, row2, column2);
+      copy_async_or_zero<8>(to, B, row < rows);
+      copy_async_or_zero<8>(to + S::kRawBC, C, row < rows);
     }
     float* const slot = mine + S::kSlots + (S::kWindows - 1 + stage) * 256 + lane * 4;
     char* const states = bases[kSaved] + first_row / kTile * p.saved.outer * 4;
