@@ -178,21 +178,35 @@ int64_t short_offsets(const BackwardArgs<T>& p) {
   return (int64_t{1} << 32) / bytes;
 }
 
+MainKernel<bf16> kernel_mma(int d_state, bool gated) {
+  switch (d_state) {
+    case 8:
+      return kernel_mma<8, 2>(gated);
+    case 16:
+      return kernel_mma<16, 3>(gated);
+    case 32:
+      return kernel_mma<32, 3>(gated);
+    default:
+      return kernel_mma<64, 3>(gated);
+  }
+}
+
+/// Bytes of shared memory that a block may have; some devices have less than these kernels want.
+int most_shared_memory() {
+  int device = 0;
+  int bytes = 0;
+  check(cudaGetDevice(&device), "asking for the GPU in use");
+  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "asking for the shared memory of a GPU");
+  return bytes;
+}
+
 template <class T>
 MainKernel<T> main_kernel(const BackwardArgs<T>& p) {
   if constexpr (sizeof(T) == 2) {
     if (fits_mma(p)) {
-      const bool gated = !p.z.empty();
-      switch (p.d_state) {
-        case 8:
-          return kernel_mma<8, 2>(gated);
-        case 16:
-          return kernel_mma<16, 3>(gated);
-        case 32:
-          return kernel_mma<32, 3>(gated);
-        default:
-          return kernel_mma<64, 3>(gated);
-      }
+      const MainKernel<T> kernel = kernel_mma(p.d_state, !p.z.empty());
+      if (kernel.bytes <= most_shared_memory()) return kernel;
     }
   } else if (fits_vectors(p)) {
     switch (p.d_state) {

@@ -6,9 +6,9 @@
 ///   s2 = sum_n A w;  dA += delta w;  dh <- a dh
 ///   du = delta s1 + D g;  ddelta = (u s1 + s2) sigmoid(raw);  dz = dy (y / silu(z)) silu'(z)
 /// States come back from those that the forward pass saved every kSub positions: a first walk over
-/// the sub-chunk leaves every fourth state in shared memory; then, last window first, four positions
-/// are walked again with decays and states in registers, and walked back.
-/// Layout  a thread owns kChannels channels x 4 states, kLanes neighbouring lanes the d_state of a
+/// the sub-chunk leaves every fourth state in shared memory; then, last window first, four
+/// positions are walked again with decays and states in registers, and walked back. Layout  a
+/// thread owns kChannels channels x 4 states, kLanes neighbouring lanes the d_state of a
 ///         channel, a warp 32 / kLanes * kChannels channels; sums over states (y, s1, s2) and over
 ///         the channels of a warp (dB, dC) go through shared memory of the warp: each lane stores
 ///         what it has, then adds up one output; over the warps of a block once per sub-chunk; over

@@ -200,9 +200,7 @@ struct MmaRounds {
   static constexpr int kNext = kAtOnce * S::kWidth;
   static constexpr int kNextRaw = kAtOnce * S::kBlockWidth / 2;
 
-  int first, quad, at, turned_at, raw_at;
-
-  int group;
+  int group, first, quad, at, turned_at, raw_at;
 
   __device__ explicit MmaRounds(int thread) {
     const int in_group = thread % (32 * S::kSplit);

@@ -2,20 +2,20 @@
 /// The kernel of all gradients for bf16 activations (see selective_scan_backward.cuh for the
 /// equations), with everything that is not a recurrence on the tensor cores.
 /// Layout  a warp owns 16 channels x 16 states (d_state 8: 32 x 8), as two quads of results of a
-///         16 x 8 product: lane 4g + q has channels 2g, 2g+1 and states 4q..4q+3. So, per position,
-///           h <- a h + x B, dh <- C g + dh   are products that add to the quads; x and g as two
-///           bf16 y = sum C h, s1 = sum B dh       take the quads, packed to bf16, as left operands
-///           dC = sum g h, dB = sum x dh      take them turned over; g and x again as two bf16
-///           s2 = sum A w                     is summed in the lane, then over q by a product
-///         and no sum goes through shared memory but those over warps. Operands of one window of 4
+///         16 x 8 product: lane 4g + q has channels 2g, 2g+1 and states 4q..4q+3. Per position:
+///         - h <- a h + x B and dh <- C g + dh add outer products, x and g as two bf16 each;
+///         - y = sum C h and s1 = sum B dh take the quads, packed to bf16, as left operands;
+///         - dC = sum g h and dB = sum x dh take them turned over, g and x again as two bf16;
+///         - s2 = sum A w is summed in the lane, then over q by a product.
+///         No sum goes through shared memory but those over warps. Operands of a window of 4
 ///         positions lie in one register: lane q (or g / 2) holds position q, and a result is kept
 ///         where its lane and its position meet. States beyond 16 go to the other warps of a block.
 /// Time    tiles of 16 positions, last first: activations and the state before the tile arrive a
 ///         tile ahead by asynchronous copies; then prepare (softplus, gate, splits), walk 12
 ///         positions for the states before windows, and per window walk and walk back, then finish
-/// Floor   issue: about 19 slots per state update; exponential unit 1.75 x 16 + 5 per
-/// channel-position Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8,
-/// 16, 32 or 64
+/// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
+/// Floor   issue: 23 slots per state update; exponential unit: 1.75 x 16 + 6 per channel-position
+/// Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8, 16, 32 or 64
 #pragma once
 
 #include "kernels/selective_scan_backward_positions.cuh"
