@@ -2,7 +2,7 @@
 /// Backward pass of convolution (4 taps), SiLU and projection in one kernel, bf16 rows: from dy and
 /// dprojected to dx and to the gradients of taps, bias and matrix. The gradient of y is never
 /// stored, and y itself is computed again from x.
-/// Layout  a block walks 128 channels along a stretch of positions, 32 at a time; a warp has 16 of
+/// Layout  a block walks 64 channels along a stretch of positions, 32 at a time; a warp has 16 of
 ///         the channels. A lane 4 g + t has positions 4 g .. 4 g + 3 and 4 channels. The gradient
 ///         of y comes from the tensor cores in just that layout, with dy as what they add to; what
 ///         the positions before need of the next comes from the neighbouring lanes, and from the
@@ -11,7 +11,8 @@
 ///         belong to the next one.
 /// Memory  x, dy and dprojected come in by asynchronous copies, three rounds ahead
 /// Sums    those of a block's whole stretch stay in registers; partials of blocks added in order
-/// Launch  256 threads, 2 blocks per multiprocessor, as many blocks as fill the device once
+/// Launch  128 threads, 3 blocks per multiprocessor (168 registers: with 128 they spill), as many
+///         blocks as fill the device once
 /// Floor   6 E + 2 P bytes per position: E = 512, P = 48 over 2^20 positions 1.11 ms at 3.0 TB/s
 #include <algorithm>
 
@@ -288,7 +289,7 @@ __device__ void store_partials(const Problem& p, Lane<kOutputs>& me) {
 }
 
 template <int kOutputs>
-__global__ void __launch_bounds__(kThreads, 2) backward_kernel(const Problem p) {
+__global__ void __launch_bounds__(kThreads, 3) backward_kernel(const Problem p) {
   extern __shared__ __align__(16) char shared[];
   const uint32_t stages = tiles::shared_address(shared);
   Round ahead(p);
@@ -325,7 +326,7 @@ __global__ void __launch_bounds__(kThreads, 2) backward_kernel(const Problem p) 
 /// Blocks along the positions, by shape alone: as many as fill 132 multiprocessors once, each with
 /// enough rounds to be worth its partials.
 int64_t workers_for(int64_t tiles, int64_t slices) {
-  constexpr int64_t kBlocks = 264;
+  constexpr int64_t kBlocks = 396;
   constexpr int64_t kLeastTiles = 8;
   return std::clamp<int64_t>(kBlocks / slices, 1, ceil_div(tiles, kLeastTiles));
 }

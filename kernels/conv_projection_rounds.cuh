@@ -11,7 +11,7 @@ constexpr int kTaps = 4;
 constexpr int kBefore = kTaps - 1;
 constexpr int kTile = 32;  // positions of a round
 constexpr int kRows = 4;   // of them of a lane
-constexpr int kWarps = 8;
+constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kWarpChannels = 16;
 constexpr int kSlice = kWarps * kWarpChannels;  // channels of a block
@@ -101,10 +101,10 @@ struct Round {
   }
 };
 
-/// Starts copying the rows of a round into a stage. Rows of 256 bytes lie as pieces of 32 (the
-/// channels of a warp) and rows of 128 as pieces of 16, exchanged by row so that the rows which a
-/// warp reads at once are in different banks. Rows and channels that do not exist become zeros;
-/// their addresses are formed but not read.
+/// Starts copying the rows of a round into a stage. Rows of x and dy lie as pieces of 32 bytes
+/// (the channels of a warp), rows of dprojected as pieces of 16, exchanged by row so that the rows
+/// which a warp reads at once are in different banks. Rows and channels that do not exist become
+/// zeros; their addresses are formed but not read.
 __device__ inline void fetch(const Problem& p, const Round& round, uint32_t stage) {
   constexpr int kPieces = kWide / 16;
   constexpr int kStep = kThreads / kPieces;  // rows that the block copies at a time
