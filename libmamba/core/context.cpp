@@ -120,7 +120,8 @@ Context::Context(Device device, ContextOptions options)
       activations_(options.activations),
       log_(options.log),
       stream_(backend_for(device.kind).create_stream(device.index)),
-      arena_(device) {
+      arena_(device),
+      staging_(std::make_unique<StagingPool>(device, !device.is_cpu())) {
   require(activations_ == DType::kF32 || (activations_ == DType::kBF16 && !device.is_cpu()),
           ErrorKind::kUnsupported, "activations of type ", to_string(activations_), " on ",
           to_string(device), ": the CPU computes in f32, a GPU in f32 or bf16");
@@ -128,6 +129,7 @@ Context::Context(Device device, ContextOptions options)
 
 Context::~Context() {
   companion_.reset();
+  staging_.reset();
   backend().destroy_stream(device_.index, stream_);
 }
 
