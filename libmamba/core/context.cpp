@@ -30,6 +30,18 @@ Arena::~Arena() {
   }
 }
 
+void Arena::release_all() {
+  require(used_ == 0, ErrorKind::kInternal, "scratch memory is given back while ", used_,
+          " bytes are in use");
+  for (const Block& block : blocks_) {
+    backend_for(device_.kind).release(device_.index, block.data);
+  }
+  blocks_.clear();
+  block_ = 0;
+  offset_ = 0;
+  held_ = 0;
+}
+
 void Arena::add_block(int64_t bytes) {
   const int64_t size = std::max(kSmallestBlock, round_up(bytes) + kAlignment);
   auto* data = static_cast<std::byte*>(backend_for(device_.kind).allocate(device_.index, size));

@@ -31,6 +31,8 @@ class Arena {
 
   /// Makes one block of at least `bytes` ahead of use.
   void reserve(int64_t bytes);
+  /// Gives everything back to the device; nothing may be in use.
+  void release_all();
   /// Bytes in use now, the most ever in use, held from the device, and device allocations made.
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
