@@ -106,12 +106,6 @@ std::string MemoryPlan::text() const {
   return concat(out, total, "  in all\n");
 }
 
-void MemoryPlan::require_within(int64_t most) const {
-  require(most <= 0 || total_bytes() <= most, ErrorKind::kUsage, "the job needs ",
-          format_bytes(total_bytes()), ", --max-memory allows ", format_bytes(most),
-          "; a smaller --segment, --batch-tokens or model needs less (--plan shows the items)");
-}
-
 MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segment,
                         const Arithmetic& arithmetic) {
   const int64_t rows = checked_mul(batch, segment, "activations");

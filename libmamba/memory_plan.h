@@ -39,8 +39,6 @@ struct MemoryPlan {
   int64_t total_bytes() const;
   /// A table for people.
   std::string text() const;
-  /// Throws kUsage when the total exceeds `most` (0: no limit), with the settings to change.
-  void require_within(int64_t most) const;
 };
 
 /// Forward over (batch, segment) tokens.

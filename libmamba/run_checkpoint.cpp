@@ -26,6 +26,7 @@ constexpr size_t kAlwaysKept = 2;
 constexpr std::string_view kStep = "step-";
 constexpr size_t kDigits = 8;
 constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kCarried = "carried.safetensors";
 constexpr const char* kState = "trainer_state.json";
 constexpr std::string_view kFirst = "exp_avg.";
 constexpr std::string_view kSecond = "exp_avg_sq.";
@@ -73,9 +74,49 @@ void add_moments(const ParameterBuffer& values, std::string_view prefix,
   }
 }
 
+/// On the CPU, checked to be finite.
+std::map<std::string, Tensor> host_copies(const std::map<std::string, ConstTensorView>& carried) {
+  std::map<std::string, Tensor> copies;
+  for (const auto& [name, view] : carried) {
+    Tensor copy(Device{}, view.dtype, view.shape());
+    Backend& backend = backend_for(view.device.kind);
+    backend.synchronize(view.device.index, nullptr);
+    backend.copy_out(view.device.index, nullptr, copy.view().data, view.data, copy.bytes());
+    backend.synchronize(view.device.index, nullptr);
+    const auto values = copy.host<const float>();
+    require(std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); }),
+            ErrorKind::kInput, "not saved: a value of ", name, " is not finite");
+    copies.emplace(name, std::move(copy));
+  }
+  return copies;
+}
+
+void write_carried(const fs::path& path, const std::map<std::string, Tensor>& carried) {
+  if (carried.empty()) return;
+  std::vector<SafetensorsItem> items;
+  for (const auto& [name, tensor] : carried) items.push_back({name, tensor.view(), {}});
+  write_safetensors(path, std::move(items), {});
+}
+
+std::map<std::string, Tensor> read_carried(const fs::path& path) {
+  std::map<std::string, Tensor> carried;
+  if (!path_exists(path)) return carried;
+  const SafetensorsReader reader(path);
+  for (const SafetensorsEntry& entry : reader.entries()) {
+    require(entry.shape.size() <= kMaxRank && entry.dtype == "F32", ErrorKind::kInput, shown(path),
+            ": expected fp32 of at most ", kMaxRank, " extents, found ", printable(entry.name),
+            " of type ", printable(entry.dtype), " and shape ", to_string(entry.shape));
+    Tensor tensor(Device{}, DType::kF32, entry.shape);
+    reader.read_f32(entry, tensor.host<float>());
+    carried.emplace(entry.name, std::move(tensor));
+  }
+  return carried;
+}
+
 void write_checkpoint_files(const fs::path& folder, int64_t step, const Model& model,
                             const ParameterBuffer& exp_avg, const ParameterBuffer& exp_avg_sq,
-                            const Json& trainer_state) {
+                            const Json& trainer_state,
+                            const std::map<std::string, Tensor>& carried) {
   write_model_files(model, folder, {{"step", std::to_string(step)}});
   const HostParameters first(exp_avg);
   const HostParameters second(exp_avg_sq);
@@ -83,6 +124,7 @@ void write_checkpoint_files(const fs::path& folder, int64_t step, const Model& m
   add_moments(first.get(), kFirst, items);
   add_moments(second.get(), kSecond, items);
   write_safetensors(folder / kOptimizer, std::move(items), {{"step", std::to_string(step)}});
+  write_carried(folder / kCarried, carried);
   write_file(folder / kState, trainer_state.dump(2) + "\n");
   write_manifest(folder, step);
 }
@@ -146,19 +188,22 @@ Checkpoint load_checkpoint(const fs::path& folder, int64_t step, Device device, 
           std::move(exp_avg_sq),
           std::move(trainer_state),
           step,
-          folder};
+          folder,
+          read_carried(folder / kCarried)};
 }
 
 }  // namespace
 
 void save_checkpoint(const fs::path& run, int64_t step, const Model& model,
                      const ParameterBuffer& exp_avg, const ParameterBuffer& exp_avg_sq,
-                     const Json& trainer_state, int keep) {
+                     const Json& trainer_state, int keep,
+                     const std::map<std::string, ConstTensorView>& carried) {
   require(step >= 0, ErrorKind::kInternal, "save_checkpoint: the step ", step, " is negative");
   require_finite(model.parameters(), "not saved: the model");
   require_finite(exp_avg, "not saved: exp_avg");
   require_finite(exp_avg_sq, "not saved: exp_avg_sq");
   check_state(trainer_state, "");
+  const std::map<std::string, Tensor> carried_here = host_copies(carried);
   const fs::path checkpoints = checkpoints_of(run);
   create_folders(checkpoints);
   const fs::path folder = checkpoints / folder_name(step);
@@ -166,8 +211,8 @@ void save_checkpoint(const fs::path& run, int64_t step, const Model& model,
       [&] {
         remove_leftovers(checkpoints, false);
         AtomicFolder writing(folder);
-        write_checkpoint_files(writing.temporary(), step, model, exp_avg, exp_avg_sq,
-                               trainer_state);
+        write_checkpoint_files(writing.temporary(), step, model, exp_avg, exp_avg_sq, trainer_state,
+                               carried_here);
         writing.commit();
         remove_leftovers(checkpoints, true);
         prune(run, step, keep);

@@ -8,7 +8,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "libmamba/core/json.h"
@@ -24,12 +26,15 @@ struct Checkpoint {
   Json trainer_state;  ///< step, tokens, data cursor, options: the trainer's own record
   int64_t step = 0;
   std::filesystem::path folder;
+  std::map<std::string, Tensor> carried;  ///< fp32 on the CPU: what the run remembers besides
 };
 
-/// Refuses (kInput) to write a value that is not finite.
+/// Refuses (kInput) to write a value that is not finite. `carried` are fp32 tensors, on the CPU or
+/// the model's device, that come back as they are (carried.safetensors, where there are any).
 void save_checkpoint(const std::filesystem::path& run, int64_t step, const Model& model,
                      const ParameterBuffer& exp_avg, const ParameterBuffer& exp_avg_sq,
-                     const Json& trainer_state, int keep);
+                     const Json& trainer_state, int keep,
+                     const std::map<std::string, ConstTensorView>& carried = {});
 
 /// The newest checkpoint that is whole. A damaged one is named in a warning and the one before it
 /// used; when some exist but none is whole, throws kInput naming each. Nothing there: nullopt.

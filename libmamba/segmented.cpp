@@ -31,24 +31,39 @@ std::vector<int64_t> valid_in_segment(const std::vector<int64_t>& lengths, int64
 
 namespace {
 
-/// Columns [begin, end) of `all` (B, L) as a contiguous (B, S) view on the device; copied only when
-/// rows must move together or lie on the host.
-ConstTensorView segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) {
+/// A contiguous (B, S) view on the device, and where it came from the host, what holds it there.
+struct Piece {
+  ConstTensorView view;
+  Staged staged;
+};
+
+/// Columns [begin, end) of `all` (B, L); copied only when rows must move together or lie on the
+/// host.
+Piece segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) {
   const int64_t batch = all.dim(0);
   const bool whole = begin == 0 && end == all.dim(1);
   const auto row = [&](int64_t b) {
     return all.slice(0, b, b + 1).slice(1, begin, end).reshape({end - begin});
   };
   const bool here = all.device == ctx.device();
-  if (here && all.contiguous() && (whole || batch == 1)) {
-    return whole ? all : row(0).reshape({1, end - begin});
+  if (all.contiguous() && (whole || batch == 1)) {
+    const ConstTensorView part = whole ? all : row(0).reshape({1, end - begin});
+    if (here) return {part, {}};
+    Staged staged = ctx.stage({&part, 1});
+    const ConstTensorView there = staged.view(0);
+    return {there, std::move(staged)};
   }
   const TensorView out = ctx.arena().tensor(all.dtype, {batch, end - begin});
   for (int64_t b = 0; b < batch; ++b) {
     const TensorView to = out.slice(0, b, b + 1).reshape({end - begin});
-    here ? ctx.copy(row(b), to) : ctx.upload(row(b), to);
+    const ConstTensorView from = row(b);
+    if (here) {
+      ctx.copy(from, to);
+    } else {
+      ctx.copy(ctx.stage({&from, 1}).view(0), to);
+    }
   }
-  return out;
+  return {out, {}};
 }
 
 /// Makes one block of a GPU's memory for the scratch of a step of `count` segments, so that tens of
@@ -102,21 +117,25 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
       const bool needed = loss.needs_whole_sequence() || i + 1 < count;
       if (!needed) break;
       const Arena::Scope scope(ctx.arena());
-      const ConstTensorView piece = segment_of(ctx, tokens, border(i), border(i + 1));
+      const Piece piece = segment_of(ctx, tokens, border(i), border(i + 1));
       const TensorView hidden =
-          ctx.arena().tensor(ctx.activations(), {batch, piece.dim(1), d_model});
-      model.forward(ctx, piece, state, hidden);
+          ctx.arena().tensor(ctx.activations(), {batch, piece.view.dim(1), d_model});
+      model.forward(ctx, piece.view, state, hidden);
       if (loss.needs_whole_sequence()) loss.observe(ctx, border(i), hidden);
     }
     loss.finish_observing(ctx);
-    if (!backbone && loss.needs_whole_sequence()) return;  // the head's gradient is complete
+    if (!backbone && loss.needs_whole_sequence()) {  // the head's gradient is complete
+      if (options.end != nullptr) options.end->assign(ctx, state);
+      return;
+    }
   }
 
   SequenceState dstate = new_state();
   SequenceState after = new_state();
   for (int64_t i = count - 1; i >= 0; --i) {
     const Arena::Scope scope(ctx.arena());
-    const ConstTensorView piece = segment_of(ctx, tokens, border(i), border(i + 1));
+    const Piece held = segment_of(ctx, tokens, border(i), border(i + 1));
+    const ConstTensorView piece = held.view;
     const Shape shape = {batch, piece.dim(1), d_model};
     const TensorView hidden = ctx.arena().tensor(ctx.activations(), shape);
     const TensorView dhidden = ctx.arena().tensor(ctx.activations(), shape);
@@ -124,11 +143,13 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
     after.assign(ctx, before);
     if (!backbone) {
       model.forward(ctx, piece, after, hidden);
+      if (i + 1 == count && options.end != nullptr) options.end->assign(ctx, after);
       loss.gradient(ctx, border(i), hidden, dhidden);
       continue;
     }
     ForwardSaved saved;
     model.forward_saving(ctx, piece, after, hidden, saved, whole_layers);
+    if (i + 1 == count && options.end != nullptr) options.end->assign(ctx, after);
     if (once && loss.needs_whole_sequence()) {
       loss.observe(ctx, 0, hidden);
       loss.finish_observing(ctx);
@@ -140,13 +161,13 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
 
 LanguageModelLoss::LanguageModelLoss(Context& ctx, const Model& model, ConstTensorView targets,
                                      ConstTensorView weights, float scale,
-                                     ParameterBuffer& gradients)
+                                     ParameterBuffer& gradients, TensorView totals)
     : model_(model),
       targets_(targets),
       weights_(weights),
       scale_(scale),
       gradients_(gradients),
-      totals_(ctx.make(DType::kF64, {4})) {}
+      totals_(totals.empty() ? ctx.arena().zeros(DType::kF64, {4}, ctx.stream()) : totals) {}
 
 void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView hidden,
                                  TensorView dhidden) {
@@ -154,25 +175,25 @@ void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView h
   const int64_t end = offset + hidden.dim(1);
   const int64_t rows = hidden.dim(0) * hidden.dim(1);
   const int64_t vocab = model_.config().vocab_size;
-  const ConstTensorView targets = segment_of(ctx, targets_, offset, end);
+  const Piece targets = segment_of(ctx, targets_, offset, end);
+  const Piece weights = weights_.empty() ? Piece{} : segment_of(ctx, weights_, offset, end);
   const TensorView logits = ctx.arena().f32({rows, vocab});
   const TensorView dlogits = ctx.arena().tensor(hidden.dtype, {rows, vocab});
   const ConstTensorView flat = hidden.reshape({rows, hidden.dim(2)});
   model_.logits(ctx, flat, logits);
-  ConstTensorView weights;
-  if (!weights_.empty()) weights = segment_of(ctx, weights_, offset, end).reshape({rows});
-  cross_entropy(ctx, {.logits = logits,
-                      .targets = targets.reshape({rows}),
-                      .weights = weights,
-                      .scale = scale_,
-                      .dlogits = dlogits,
-                      .totals = totals_});
+  cross_entropy(ctx,
+                {.logits = logits,
+                 .targets = targets.view.reshape({rows}),
+                 .weights = weights_.empty() ? ConstTensorView{} : weights.view.reshape({rows}),
+                 .scale = scale_,
+                 .dlogits = dlogits,
+                 .totals = totals_});
   model_.logits_backward(ctx, dlogits, flat, dhidden.reshape({rows, hidden.dim(2)}), gradients_);
 }
 
-LossTotals LanguageModelLoss::totals(Context& ctx) const {
+LossTotals download_totals(Context& ctx, ConstTensorView totals) {
   std::array<double, 4> values{};
-  ctx.download(totals_, host_view(values.data(), {4}));
+  ctx.download(totals, host_view(values.data(), {4}));
   return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
 }
 

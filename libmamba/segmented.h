@@ -32,6 +32,9 @@ struct SegmentedOptions {
   bool backbone = true;
   /// The state before the sequences; null: nothing read yet.
   const SequenceState* start = nullptr;
+  /// Gets the state after the sequences; may be what `start` points to. No gradient goes through
+  /// it.
+  SequenceState* end = nullptr;
   /// On a GPU, bytes that activations may take; 0: most of what is free. What is left of them after
   /// the least that a segment needs goes into keeping more for the backward pass.
   int64_t most_scratch = 0;
@@ -54,18 +57,24 @@ struct LossTotals {
   LossTotals& operator+=(const LossTotals& other);
 };
 
+/// The totals that cross_entropy adds to (4, fp64); waits for the device.
+LossTotals download_totals(Context& ctx, ConstTensorView totals);
+
 /// Next-token cross-entropy. Views stay borrowed until the sweep is over; on the host, they go to
 /// the device a segment at a time.
 class LanguageModelLoss final : public SegmentLoss {
  public:
-  /// targets (B, L) int32, weights (B, L) fp32 or empty; gradients are scaled by `scale`.
+  /// targets (B, L) int32, weights (B, L) fp32 or empty; gradients are scaled by `scale`. What is
+  /// summed up is added to `totals` (4, fp64); where none is given they are of the context's arena
+  /// and live as long as the enclosing scope.
   LanguageModelLoss(Context& ctx, const Model& model, ConstTensorView targets,
-                    ConstTensorView weights, float scale, ParameterBuffer& gradients);
+                    ConstTensorView weights, float scale, ParameterBuffer& gradients,
+                    TensorView totals = {});
   bool needs_whole_sequence() const override { return false; }
   void observe(Context&, int64_t, ConstTensorView) override {}
   void finish_observing(Context&) override {}
   void gradient(Context& ctx, int64_t offset, ConstTensorView hidden, TensorView dhidden) override;
-  LossTotals totals(Context& ctx) const;
+  LossTotals totals(Context& ctx) const { return download_totals(ctx, totals_); }
 
  private:
   const Model& model_;
@@ -73,7 +82,7 @@ class LanguageModelLoss final : public SegmentLoss {
   ConstTensorView weights_;
   float scale_;
   ParameterBuffer& gradients_;
-  Tensor totals_;  // (4) fp64
+  TensorView totals_;  // (4) fp64
 };
 
 /// Classification (cross-entropy over labels) or regression (squared error) of whole sequences,

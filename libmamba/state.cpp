@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libmamba/state.h"
 
+#include <utility>
+
 #include "libmamba/core/checked.h"
 
 namespace gmamba {
@@ -44,6 +46,22 @@ SequenceState::SequenceState(const ModelConfig& config, int64_t batch, Device de
       ssm_owned_(device, DType::kF32, ssm_shape(config, batch)),
       conv_(conv_owned_.view()),
       ssm_(ssm_owned_.view()) {}
+
+SequenceState::SequenceState(SequenceState&& other) noexcept
+    : conv_owned_(std::move(other.conv_owned_)),
+      ssm_owned_(std::move(other.ssm_owned_)),
+      conv_(std::exchange(other.conv_, {})),
+      ssm_(std::exchange(other.ssm_, {})) {}
+
+SequenceState& SequenceState::operator=(SequenceState&& other) noexcept {
+  // what this one had goes with `taken`
+  SequenceState taken(std::move(other));
+  std::swap(conv_owned_, taken.conv_owned_);
+  std::swap(ssm_owned_, taken.ssm_owned_);
+  std::swap(conv_, taken.conv_);
+  std::swap(ssm_, taken.ssm_);
+  return *this;
+}
 
 SequenceState SequenceState::scratch(Context& ctx, const ModelConfig& config, int64_t batch) {
   SequenceState state;
@@ -90,6 +108,14 @@ void SequenceState::reset() {
   if (empty()) return;
   clear(conv_);
   clear(ssm_);
+}
+
+void SequenceState::reset_rows(Context& ctx, int64_t begin, int64_t end) {
+  if (begin == end) return;
+  for (int64_t layer = 0; layer < n_layers(); ++layer) {
+    ctx.fill_zero(conv(layer).slice(0, begin, end));
+    ctx.fill_zero(ssm(layer).slice(0, begin, end));
+  }
 }
 
 }  // namespace gmamba

@@ -14,6 +14,8 @@ namespace gmamba {
 class SequenceState {
  public:
   SequenceState() = default;
+  SequenceState(SequenceState&& other) noexcept;
+  SequenceState& operator=(SequenceState&& other) noexcept;
   /// Zeros: nothing read yet.
   SequenceState(const ModelConfig& config, int64_t batch, Device device);
   /// Zeros in the context's arena, valid until the enclosing scope ends: no allocation in a loop.
@@ -22,6 +24,11 @@ class SequenceState {
   bool empty() const { return ssm_.empty(); }
   int64_t batch() const { return ssm_.empty() ? 0 : ssm_.dim(1); }
   int64_t n_layers() const { return ssm_.empty() ? 0 : ssm_.dim(0); }
+  /// All layers: (layers, B, K-1, E) and (layers, B, E, N).
+  TensorView all_conv() { return conv_; }
+  TensorView all_ssm() { return ssm_; }
+  ConstTensorView all_conv() const { return conv_; }
+  ConstTensorView all_ssm() const { return ssm_; }
   TensorView conv(int64_t layer);  // (B, K-1, E)
   TensorView ssm(int64_t layer);   // (B, E, N) fp32
   ConstTensorView conv(int64_t layer) const;
@@ -34,6 +41,8 @@ class SequenceState {
   void assign(Context& ctx, const SequenceState& other);
   /// Back to nothing read.
   void reset();
+  /// The same for rows [begin, end) of the batch, ordered on the context's stream.
+  void reset_rows(Context& ctx, int64_t begin, int64_t end);
 
  private:
   Tensor conv_owned_;  // the memory, unless it is an arena's

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libmamba/trainer.h"
 
+#include <array>
 #include <utility>
 
 namespace gmamba {
@@ -16,7 +17,8 @@ Trainer::Trainer(Context& ctx, Model model, OptimizerOptions options, Trained tr
       gradients_(model_.parameters().shared_layout(), ctx.device()),
       optimizer_(ctx, model_.parameters(), options),
       trained_(trained),
-      decay_(decay_ranges()) {}
+      decay_(decay_ranges()),
+      totals_(ctx.make(DType::kF64, {4})) {}
 
 Trainer::Trainer(Context& ctx, Checkpoint checkpoint, OptimizerOptions options, Trained trained)
     : Trainer(ctx, std::move(checkpoint.model), options, trained) {
@@ -43,29 +45,34 @@ std::vector<DecayRange> Trainer::decay_ranges() const {
 
 void Trainer::begin_step() {
   ctx_.fill_zero(gradients_.flat());
+  ctx_.fill_zero(totals_);
   loss_ = {};
+}
+
+StagedBatch Trainer::stage(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
+                           std::span<const float> weights, int64_t batch, int64_t length,
+                           int64_t segment) {
+  const Shape shape = {batch, length};
+  const std::array<ConstTensorView, 3> host = {host_view(tokens.data(), shape),
+                                               host_view(targets.data(), shape),
+                                               host_view(weights.data(), shape)};
+  if (length > segment) return {host[0], host[1], host[2], {}};
+  Staged staged = ctx_.stage(host);
+  return {staged.view(0), staged.view(1), staged.view(2), std::move(staged)};
+}
+
+void Trainer::add_language_batch(const StagedBatch& batch, int64_t segment, double scale,
+                                 SequenceState* state) {
+  LanguageModelLoss loss(ctx_, model_, batch.targets, batch.weights, static_cast<float>(scale),
+                         gradients_, totals_);
+  segmented_gradient(ctx_, model_, batch.tokens, segment, loss, gradients_,
+                     {.start = state, .end = state, .most_scratch = most_scratch_});
 }
 
 void Trainer::add_language_batch(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
                                  std::span<const float> weights, int64_t batch, int64_t length,
                                  int64_t segment, double scale) {
-  const Arena::Scope scope(ctx_.arena());
-  const Shape shape = {batch, length};
-  // a batch of one segment goes to the device as a whole, longer ones a segment at a time
-  const auto place = [&](ConstTensorView host) -> ConstTensorView {
-    if (length > segment) return host;
-    const TensorView there = ctx_.arena().tensor(host.dtype, shape);
-    ctx_.upload(host, there);
-    return there;
-  };
-  const ConstTensorView placed_tokens = place(host_view(tokens.data(), shape));
-  const ConstTensorView placed_targets = place(host_view(targets.data(), shape));
-  const ConstTensorView placed_weights = place(host_view(weights.data(), shape));
-  LanguageModelLoss loss(ctx_, model_, placed_targets, placed_weights, static_cast<float>(scale),
-                         gradients_);
-  segmented_gradient(ctx_, model_, placed_tokens, segment, loss, gradients_,
-                     {.most_scratch = most_scratch_});
-  loss_ += loss.totals(ctx_);
+  add_language_batch(stage(tokens, targets, weights, batch, length, segment), segment, scale);
 }
 
 void Trainer::add_sequence_batch(std::span<const uint8_t> tokens, std::vector<int64_t> lengths,
@@ -85,9 +92,10 @@ void Trainer::add_sequence_batch(std::span<const uint8_t> tokens, std::vector<in
 StepReport Trainer::end_step() {
   StepReport report;
   report.step = ++step_;
-  report.loss = loss_;
   const Optimizer::Update update =
       optimizer_.step(ctx_, model_.parameters(), gradients_, step_, updates_ + 1, decay_);
+  report.loss = loss_;
+  report.loss += download_totals(ctx_, totals_);
   report.gradient_norm = update.gradient_norm;
   report.learning_rate = update.learning_rate;
   report.skipped = update.skipped;
@@ -106,13 +114,15 @@ StepReport Trainer::end_step() {
   return report;
 }
 
-void Trainer::save(const std::filesystem::path& run, const Json& extra, int keep) const {
+void Trainer::save(const std::filesystem::path& run, const Json& extra, int keep,
+                   const std::map<std::string, ConstTensorView>& carried) const {
   Json state = extra;
   state[kStateKey] = {{"step", step_},
                       {"updates", updates_},
                       {"skipped_steps", skipped_steps_},
                       {"skips_in_a_row", skips_in_a_row_}};
-  save_checkpoint(run, step_, model_, optimizer_.exp_avg(), optimizer_.exp_avg_sq(), state, keep);
+  save_checkpoint(run, step_, model_, optimizer_.exp_avg(), optimizer_.exp_avg_sq(), state, keep,
+                  carried);
 }
 
 }  // namespace gmamba

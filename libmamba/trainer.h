@@ -16,6 +16,14 @@
 
 namespace gmamba {
 
+/// Rows of a language model's batch on their way to the device; see Trainer::stage().
+struct StagedBatch {
+  ConstTensorView tokens;   // (B, L) uint8
+  ConstTensorView targets;  // (B, L) int32
+  ConstTensorView weights;  // (B, L)
+  Staged staged;
+};
+
 /// What of the model is trained.
 enum class Trained { kAll, kHeadOnly };
 
@@ -45,7 +53,16 @@ class Trainer {
   void limit_scratch(int64_t bytes) { most_scratch_ = bytes; }
 
   void begin_step();
-  /// Host arrays, row-major (batch, length); gradients scaled by `scale` (1 / weight of the step).
+  /// Brings host arrays, row-major (batch, length), to the device while it computes; those that are
+  /// longer than a segment stay, and go there a segment at a time. They must outlive the batch.
+  StagedBatch stage(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
+                    std::span<const float> weights, int64_t batch, int64_t length, int64_t segment);
+  /// Adds the batch's gradients scaled by `scale` (1 / weight of the step). `state` holds what the
+  /// rows go on from, and then what comes after them (null: rows begin with nothing read). Does not
+  /// wait for the device.
+  void add_language_batch(const StagedBatch& batch, int64_t segment, double scale,
+                          SequenceState* state = nullptr);
+  /// Both at once.
   void add_language_batch(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
                           std::span<const float> weights, int64_t batch, int64_t length,
                           int64_t segment, double scale);
@@ -53,13 +70,15 @@ class Trainer {
   void add_sequence_batch(std::span<const uint8_t> tokens, std::vector<int64_t> lengths,
                           std::vector<int32_t> classes, std::vector<float> values, int64_t length,
                           int64_t segment, double scale);
-  /// Clips, updates, counts. A gradient that is not finite changes nothing and is counted; after
-  /// `kMostSkips` in a row throws kInput that says what to try.
+  /// Clips, updates, counts; waits for the device. A gradient that is not finite changes nothing
+  /// and is counted; after `kMostSkips` in a row throws kInput that says what to try.
   StepReport end_step();
   static constexpr int64_t kMostSkips = 10;
 
   /// Writes RUN/checkpoints/step-*; `extra` is the caller's own record (data cursor, options).
-  void save(const std::filesystem::path& run, const Json& extra, int keep) const;
+  /// `carried` are tensors that it wants back.
+  void save(const std::filesystem::path& run, const Json& extra, int keep,
+            const std::map<std::string, ConstTensorView>& carried = {}) const;
 
  private:
   std::vector<DecayRange> decay_ranges() const;
@@ -70,7 +89,8 @@ class Trainer {
   Optimizer optimizer_;
   Trained trained_;
   std::vector<DecayRange> decay_;
-  LossTotals loss_;
+  Tensor totals_;    // (4) fp64: loss of the step's language batches
+  LossTotals loss_;  // of its sequence batches
   int64_t step_ = 0;
   int64_t updates_ = 0;
   int64_t skipped_steps_ = 0;

@@ -18,7 +18,7 @@ void detail::evaluate_positions(const EvaluateOptions& options, Context& ctx, co
   const Tokenizer tokenizer(model.vocabulary());
   TokenSource source(options.input, tokenizer, ctx.threads(), job.log);
   for (const std::string& input : options.input.inputs) job.record.add_input(input);
-  RecordFeed feed(source, PositionLoss::feed_limits());
+  RecordFeed feed(source, PositionLoss::feed_limits(plan.segment));
   PositionLoss loss(ctx, model, plan.segment, options.context, &job.progress);
   job.progress.start("evaluating", "bases", source.total_bases());
   loss.run(feed, source);

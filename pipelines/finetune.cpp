@@ -12,6 +12,7 @@
 #include "libmamba/memory_plan.h"
 #include "libmamba/model_folder.h"
 #include "pipelines/labelled.h"
+#include "pipelines/memory_limit.h"
 #include "pipelines/metrics.h"
 #include "pipelines/stop.h"
 
@@ -61,12 +62,17 @@ class Finetuning {
           whole_layers_within(memory_, base_.config(), rows, longest, segment, arithmetic));
     };
     MemoryPlan plan = plan_of(segment_);
-    while (options_.common.segment == 0 && options_.common.max_memory > 0 &&
-           segment_ > kSmallestSegment && plan.total_bytes() > options_.common.max_memory) {
-      segment_ /= 2;
+    const MemoryLimit limit = memory_limit(options_.common);
+    if (!limit.allows(plan)) {
+      const auto [segment, bytes] =
+          largest_that_fits(segment_ / 2, kSmallestSegment, limit, plan_of);
+      if (segment == 0) refuse_plan(plan, limit, {});
+      if (options_.common.segment > 0) {
+        refuse_plan(plan, limit, {{concat("--segment ", segment), bytes}});
+      }
+      segment_ = segment;
       plan = plan_of(segment_);
     }
-    plan.require_within(options_.common.max_memory);
     if (!options_.common.plan) return false;
     job_.report = concat(plan.text(), "steps ", steps_, " of ", options_.batch, " sequences\n");
     return true;
@@ -234,7 +240,8 @@ class Finetuning {
     const bool last = report.step == steps_;
     if (report.step % options_.training.log_every == 0 || last) {
       const double seconds = std::max(1e-9, job_.progress.seconds());
-      Json line = step_metrics(report, tokens_, static_cast<double>(job_.record.bases()) / seconds);
+      Json line = step_metrics(report, tokens_, static_cast<double>(job_.record.bases()) / seconds,
+                               ctx_->device());
       line.erase("bits_per_base");  // a loss over labels, not bases
       run.metrics(line);
     }

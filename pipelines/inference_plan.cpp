@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "libmamba/core/text.h"
+#include "pipelines/memory_limit.h"
 
 namespace gmamba {
 namespace {
@@ -51,12 +52,17 @@ InferencePlan plan_inference(const ModelConfig& config, const CommonOptions& opt
   InferencePlan plan;
   plan.segment = options.segment > 0 ? options.segment : default_segment(arithmetic.device);
   plan.memory = memory_for(config, arithmetic, plan.segment, extra);
-  while (options.segment == 0 && options.max_memory > 0 && plan.segment > kSmallestSegment &&
-         plan.memory.total_bytes() > options.max_memory) {
-    plan.segment /= 2;
-    plan.memory = memory_for(config, arithmetic, plan.segment, extra);
+  const MemoryLimit limit = memory_limit(options);
+  if (limit.allows(plan.memory)) return plan;
+  const auto [segment, bytes] = largest_that_fits(
+      plan.segment / 2, kSmallestSegment, limit,
+      [&](int64_t value) { return memory_for(config, arithmetic, value, extra); });
+  if (segment == 0) refuse_plan(plan.memory, limit, {});
+  if (options.segment > 0) {
+    refuse_plan(plan.memory, limit, {{concat("--segment ", segment), bytes}});
   }
-  plan.memory.require_within(options.max_memory);
+  plan.segment = segment;
+  plan.memory = memory_for(config, arithmetic, segment, extra);
   return plan;
 }
 

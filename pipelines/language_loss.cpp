@@ -2,7 +2,6 @@
 #include "pipelines/language_loss.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "kernels/cross_entropy.h"
@@ -11,12 +10,6 @@
 #include "pipelines/stop.h"
 
 namespace gmamba {
-
-LossTotals download_totals(Context& ctx, ConstTensorView totals) {
-  std::array<double, 4> values{};
-  ctx.download(totals, host_view(values.data(), {4}));
-  return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
-}
 
 std::vector<int32_t> next_base_targets(const Vocabulary& vocabulary,
                                        std::span<const uint8_t> tokens, int64_t count) {

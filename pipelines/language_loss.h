@@ -46,8 +46,6 @@ std::vector<int32_t> next_base_targets(const Vocabulary& vocabulary,
 void add_language_loss(Context& ctx, const Model& model, std::span<const uint8_t> tokens,
                        int64_t batch, int64_t length, SequenceState& state, TensorView totals);
 
-LossTotals download_totals(Context& ctx, ConstTensorView totals);
-
 class LanguageLossReader {
  public:
   LanguageLossReader(Context& ctx, const Model& model, LossOptions options, TokenListener* listener,

@@ -119,7 +119,8 @@ void PositionLoss::run(RecordFeed& feed, const TokenSource& source) {
     switch (feed.next()) {
       case RecordFeed::Kind::kEnd:
         return;
-      case RecordFeed::Kind::kWave:  // records without bases
+      case RecordFeed::Kind::kWave:
+        run_wave(feed.wave());
         break;
       case RecordFeed::Kind::kLong:
         run_record(feed);
@@ -136,6 +137,87 @@ int64_t PositionLoss::piece_tokens(int64_t at) const {
   return std::min(segment_, limit_ - at % limit_);
 }
 
+void PositionLoss::advance(int64_t bases) {
+  bases_ += bases;
+  if (progress_ == nullptr) return;
+  if (const double fraction = source_->fraction(); fraction >= 0) progress_->set_fraction(fraction);
+  progress_->add(bases);
+}
+
+/// States that a batch may hold together.
+int64_t PositionLoss::most_rows() const {
+  const int64_t state_bytes = std::max<int64_t>(1, SequenceState::bytes(model_.config(), 1));
+  return std::max<int64_t>(1, kBatchStateBytes / state_bytes);
+}
+
+/// Whole records as rows; then, where their contexts are limited, the windows of all of them.
+/// Losses are counted record by record, so that a record's neighbours change nothing.
+void PositionLoss::run_wave(const std::vector<HeldRecord>& wave) {
+  std::vector<std::vector<int32_t>> targets;
+  std::vector<std::vector<float>> losses, limited;
+  for (const HeldRecord& record : wave) {
+    targets.push_back(next_base_targets(model_.vocabulary(), record.tokens, record.info.length));
+    losses.emplace_back(record.tokens.size());
+    limited.emplace_back(limit_ > 0 ? record.tokens.size() : 0);
+  }
+  std::vector<Row> windows;
+  for (const std::vector<size_t>& batch : plan_batches(wave, segment_, most_rows())) {
+    check_stop();
+    std::vector<Row> rows;
+    for (const size_t i : batch) rows.push_back({wave[i].tokens, targets[i], losses[i]});
+    run_rows(rows);
+  }
+  for (size_t i = 0; i < wave.size() && limit_ > 0; ++i) {
+    const auto length = wave[i].tokens.size();
+    const auto limit = static_cast<size_t>(limit_);
+    if (length <= limit) {  // the limit is never reached
+      limited[i] = losses[i];
+      continue;
+    }
+    for (size_t at = 0; at < length; at += limit) {
+      const size_t size = std::min(limit, length - at);
+      windows.push_back({std::span(wave[i].tokens).subspan(at, size),
+                         std::span(targets[i]).subspan(at, size),
+                         std::span(limited[i]).subspan(at, size)});
+    }
+  }
+  const auto group =
+      static_cast<size_t>(limit_ > 0 ? std::clamp<int64_t>(segment_ / limit_, 1, most_rows()) : 1);
+  for (size_t begin = 0; begin < windows.size(); begin += group) {
+    check_stop();
+    run_rows(std::span(windows).subspan(begin, std::min(group, windows.size() - begin)));
+  }
+  for (size_t i = 0; i < wave.size(); ++i) {
+    count_losses(targets[i], losses[i], limited[i], 0);
+    close_block();
+    advance(wave[i].info.length);
+  }
+}
+
+/// Each row from an empty state; what pads it comes after its last token and changes nothing.
+void PositionLoss::run_rows(std::span<const Row> rows) {
+  size_t longest = 0;
+  for (const Row& row : rows) longest = std::max(longest, row.tokens.size());
+  if (longest == 0) return;
+  const size_t count = rows.size() * longest;
+  std::vector<uint8_t> tokens(count, static_cast<uint8_t>(model_.vocabulary().n));
+  std::vector<int32_t> targets(count, kIgnoreTarget);
+  std::vector<float> losses(count);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto at = static_cast<std::ptrdiff_t>(r * longest);
+    std::copy(rows[r].tokens.begin(), rows[r].tokens.end(), tokens.begin() + at);
+    std::copy(rows[r].targets.begin(), rows[r].targets.end(), targets.begin() + at);
+  }
+  const Arena::Scope scope(ctx_.arena());
+  const auto batch = static_cast<int64_t>(rows.size());
+  SequenceState state = SequenceState::scratch(ctx_, model_.config(), batch);
+  add_losses(tokens, targets, batch, state, losses);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    std::copy_n(losses.begin() + static_cast<std::ptrdiff_t>(r * longest), rows[r].losses.size(),
+                rows[r].losses.begin());
+  }
+}
+
 void PositionLoss::run_record(RecordFeed& feed) {
   std::vector<uint8_t> tokens(static_cast<size_t>(segment_) + 1);
   whole_.reset();
@@ -149,13 +231,7 @@ void PositionLoss::run_record(RecordFeed& feed) {
     const bool last = held < want;
     const int64_t count = last ? held : want - 1;
     run_piece(std::span(tokens).first(static_cast<size_t>(held)), at, count);
-    bases_ += count;
-    if (progress_ != nullptr) {
-      if (const double fraction = source_->fraction(); fraction >= 0) {
-        progress_->set_fraction(fraction);
-      }
-      progress_->add(count);
-    }
+    advance(count);
     if (last) break;
     tokens[0] = tokens[static_cast<size_t>(want - 1)];
     held = 1;
@@ -173,6 +249,11 @@ void PositionLoss::run_piece(std::span<const uint8_t> tokens, int64_t at, int64_
   std::vector<float> limited(limit_ > 0 ? losses.size() : 0);
   add_losses(read, targets, 1, whole_, losses);
   if (limit_ > 0) limited_losses(read, targets, at, limited);
+  count_losses(targets, losses, limited, at);
+}
+
+void PositionLoss::count_losses(std::span<const int32_t> targets, std::span<const float> losses,
+                                std::span<const float> limited, int64_t at) {
   for (size_t i = 0; i < losses.size(); ++i) {
     if (targets[i] == kIgnoreTarget) continue;
     const size_t bin = bin_of(at + static_cast<int64_t>(i) + 1);
@@ -212,12 +293,10 @@ void PositionLoss::limited_losses(std::span<const uint8_t> tokens, std::span<con
     add_losses(tokens, targets, 1, limited_, losses);
     return;
   }
-  const int64_t state_bytes = std::max<int64_t>(1, SequenceState::bytes(model_.config(), 1));
-  const int64_t most = std::max<int64_t>(1, kBatchStateBytes / state_bytes);
   const auto count = static_cast<int64_t>(tokens.size());
   for (int64_t begin = 0; begin < count;) {
     // whole windows as rows of a batch, each from an empty state; the rest of the record alone
-    const int64_t rows = std::clamp<int64_t>((count - begin) / limit_, 1, most);
+    const int64_t rows = std::clamp<int64_t>((count - begin) / limit_, 1, most_rows());
     const int64_t size = std::min(count - begin, rows * limit_);
     const Arena::Scope scope(ctx_.arena());
     SequenceState state = SequenceState::scratch(ctx_, model_.config(), rows);

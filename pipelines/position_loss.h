@@ -9,6 +9,7 @@
 /// of sequence harder than another.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -60,8 +61,10 @@ class PositionLoss {
                Progress* progress);
   /// Reads the feed (of feed_limits()) to its end.
   void run(RecordFeed& feed, const TokenSource& source);
-  /// Every record is streamed, so that its state goes on whatever the segment.
-  static FeedLimits feed_limits() { return {.longest_held = 0}; }
+  /// Records that fit a segment are held, and run as rows of a batch; longer ones are streamed.
+  static FeedLimits feed_limits(int64_t segment) {
+    return {.longest_held = segment, .wave_tokens = std::max<int64_t>(segment, 65536)};
+  }
   /// The bins with predictions, by ascending context.
   std::vector<PositionBin> bins() const;
   int64_t predicted() const { return predicted_; }
@@ -73,8 +76,21 @@ class PositionLoss {
     int64_t bases = 0;
     size_t bin = 0;
   };
+  /// Rows of a batch that are padded to the longest.
+  struct Row {
+    std::span<const uint8_t> tokens;
+    std::span<const int32_t> targets;
+    std::span<float> losses;
+  };
+  void run_wave(const std::vector<HeldRecord>& wave);
+  void run_rows(std::span<const Row> rows);
   void run_record(RecordFeed& feed);
   void run_piece(std::span<const uint8_t> tokens, int64_t at, int64_t count);
+  /// Counts the losses of the tokens from position `at` of a record on.
+  void count_losses(std::span<const int32_t> targets, std::span<const float> losses,
+                    std::span<const float> limited, int64_t at);
+  void advance(int64_t bases);
+  int64_t most_rows() const;
   int64_t piece_tokens(int64_t at) const;
   void add_losses(std::span<const uint8_t> tokens, std::span<const int32_t> targets, int64_t rows,
                   SequenceState& state, std::span<float> losses);

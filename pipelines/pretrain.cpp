@@ -9,12 +9,13 @@
 #include <optional>
 #include <utility>
 
-#include "io/loader.h"
 #include "libmamba/core/file.h"
 #include "libmamba/core/text.h"
 #include "libmamba/memory_plan.h"
 #include "libmamba/model_folder.h"
 #include "pipelines/held_out.h"
+#include "pipelines/pretrain_feed.h"
+#include "pipelines/pretrain_plan.h"
 #include "pipelines/stop.h"
 
 namespace gmamba {
@@ -43,44 +44,9 @@ ModelConfig new_config(const PretrainOptions& options, const Vocabulary& vocabul
   return config;
 }
 
-/// How a step of --batch-tokens is cut into micro-batches of rows.
-struct StepShape {
-  int64_t segment = 0;  ///< tokens of a row computed at once
-  int64_t rows = 0;     ///< of one micro-batch
-  int64_t micro_batches = 0;
-  int64_t tokens(int64_t context) const { return rows * micro_batches * context; }
-};
-
-StepShape step_shape(const PretrainOptions& options, int64_t computed) {
-  StepShape shape;
-  shape.segment = std::min(options.context, computed);
-  const int64_t rows = std::max<int64_t>(1, options.training.batch_tokens / options.context);
-  const int64_t most = std::max<int64_t>(1, computed / options.context);
-  shape.micro_batches = (rows + most - 1) / most;
-  shape.rows = (rows + shape.micro_batches - 1) / shape.micro_batches;
-  return shape;
-}
-
-/// The cut that the options ask for; without --segment the device's usual one, or the largest of
-/// its halves that --max-memory allows.
-StepShape step_shape(const PretrainOptions& options, const ModelConfig& config) {
-  const Arithmetic arithmetic = arithmetic_of(options.common);
-  if (options.common.segment > 0) return step_shape(options, options.common.segment);
-  int64_t computed = default_segment(arithmetic.device);
-  while (true) {
-    const StepShape shape = step_shape(options, computed);
-    const auto plan = plan_training(config, shape.rows, options.context, shape.segment, arithmetic);
-    if (options.common.max_memory == 0 || plan.total_bytes() <= options.common.max_memory ||
-        computed <= kSmallestSegment) {
-      return shape;
-    }
-    computed /= 2;
-  }
-}
-
 /// What must be the same when a run goes on: all options but those of the surroundings, and the
 /// data.
-Json fingerprint(const PretrainOptions& given, const StepShape& shape, const Genome& genome) {
+Json fingerprint(const PretrainOptions& given, const PretrainStage& stage, const Genome& genome) {
   PretrainOptions options = given;
   OptionList list;
   options.visit(list);
@@ -90,8 +56,17 @@ Json fingerprint(const PretrainOptions& given, const StepShape& shape, const Gen
                           "force", "no-provenance", "fasta", "init"}) {
     print.erase(key);
   }
-  print["segment"] = shape.segment;
-  print["rows"] = shape.rows;
+  // what is off has no settings
+  if (!given.carry) {
+    for (const char* key : {"carry", "carry-reset"}) print.erase(key);
+  }
+  if (!given.context_warmup) {
+    for (const char* key : {"context-warmup", "context-warmup-from", "context-warmup-share"}) {
+      print.erase(key);
+    }
+  }
+  print["segment"] = stage.segment;
+  print["rows"] = stage.rows;
   Json files = Json::array();
   for (int32_t file = 0; file < genome.files(); ++file) {
     Json contigs = Json::array();
@@ -173,62 +148,36 @@ class Pretraining {
         options.valid_regions.empty() && options.valid_contigs.empty() ? options.valid_fraction : 0;
     split.seed = static_cast<uint64_t>(options.common.seed);
     split_ = make_split(*genome_, split);
-    config_ = init_ ? init_->config() : new_config(options, tokenizer_->vocabulary());
-    shape_ = step_shape(options, config_);
-    const int64_t step_tokens = shape_.tokens(options.context);
-    steps_ = options.training.steps > 0
-                 ? options.training.steps
-                 : std::max<int64_t>(1, (options.tokens + step_tokens / 2) / step_tokens);
+    const MakeConfig config_of = [&](const PretrainOptions& asked) {
+      return init_ ? init_->config() : new_config(asked, tokenizer_->vocabulary());
+    };
+    config_ = config_of(options);
+    plan_ = plan_pretraining(options, config_of);
   }
 
   bool plan_only() {
-    const Arithmetic arithmetic = arithmetic_of(options_.common);
-    memory_ = step_memory(options_.common.max_memory, arithmetic.device);
-    const MemoryPlan plan =
-        plan_training(config_, shape_.rows, options_.context, shape_.segment, arithmetic,
-                      whole_layers_within(memory_, config_, shape_.rows, options_.context,
-                                          shape_.segment, arithmetic));
-    plan.require_within(options_.common.max_memory);
     if (!options_.common.plan) return false;
-    job_.report = concat(plan.text(), "steps ", steps_, ", each ", shape_.micro_batches,
-                         " micro-batches of ", shape_.rows, " x ", options_.context,
-                         " tokens; training on ", format_count(split_.train_bases),
+    job_.report = concat(plan_.text(), "; training on ", format_count(split_.train_bases),
                          " bases, held out ", format_count(split_.valid_bases), "\n");
     return true;
   }
 
   void run() {
     TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
-                    fingerprint(options_, shape_, *genome_), job_.log);
+                    fingerprint(options_, plan_.last(), *genome_), job_.log);
     std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
-    uint64_t cursor = 0;
-    if (checkpoint) {
-      cursor = checkpoint->trainer_state.at("next_draw").get<uint64_t>();
-      tokens_ = checkpoint->trainer_state.at("tokens").get<int64_t>();
-      skipped_windows_ = checkpoint->trainer_state.at("skipped_windows").get<int64_t>();
-    }
-    const OptimizerOptions optimizer = options_.training.optimizer(steps_);
+    feed_.emplace(*ctx_, config_, *genome_, *tokenizer_, split_, options_, plan_,
+                  checkpoint ? checkpoint->step : 0, checkpoint ? &*checkpoint : nullptr);
+    const OptimizerOptions optimizer = options_.training.optimizer(plan_.steps);
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
                                  : Trainer(*ctx_, first_model(), optimizer);
-    if (memory_ > 0) {
-      trainer.limit_scratch(scratch_within(memory_, config_, shape_.rows, shape_.segment));
-    }
     say_plan(trainer);
-    job_.record.set_result("planned_steps", steps_);
+    job_.record.set_result("planned_steps", plan_.steps);
+    job_.record.set_result("planned_memory_bytes", plan_.memory.total_bytes());
     job_.record.set_result("finished", false);
-    WindowSampler sampler(split_.train, options_.context + 1, options_.rc_augment,
-                          static_cast<uint64_t>(options_.common.seed));
-    BatchLoader loader(
-        *genome_, sampler, *tokenizer_,
-        {.batch = shape_.rows,
-         .context = options_.context,
-         .repeat_weight = static_cast<float>(options_.repeat_weight),
-         .prefetch = static_cast<int>(std::clamp<int64_t>(shape_.micro_batches, 4, 64)),
-         .first_draw = cursor});
-    job_.progress.start("pretraining", "tokens",
-                        (steps_ - trainer.step()) * shape_.tokens(options_.context));
-    while (trainer.step() < steps_) {
-      const StepReport report = step(trainer, loader);
+    job_.progress.start("pretraining", "tokens", plan_.tokens_left(trainer.step()));
+    while (trainer.step() < plan_.steps) {
+      const StepReport report = step(trainer);
       after_step(run, trainer, report);
       if (stop_requested()) {
         save(run, trainer);
@@ -238,7 +187,7 @@ class Pretraining {
       }
     }
     job_.progress.finish();
-    finish(run, trainer, loader);
+    finish(run, trainer);
   }
 
  private:
@@ -261,28 +210,31 @@ class Pretraining {
                 format_count(trainer.model().parameters().layout().count()), " parameters"));
     info(concat("data: ", format_count(split_.train_bases), " bases to train on, ",
                 format_count(split_.valid_bases), " held out (no base is in both)"));
-    info(concat("steps: ", steps_, " of ", format_count(shape_.tokens(options_.context)),
-                " tokens (context ", options_.context, ")"));
+    const PretrainStage& last = plan_.last();
+    info(concat("steps: ", plan_.steps, " of ", format_count(last.step_tokens()),
+                " tokens (context ", last.context,
+                plan_.stages.size() > 1
+                    ? concat(" after ", plan_.stages.size() - 1, " shorter ones from ",
+                             plan_.stages.front().context)
+                    : "",
+                options_.carry ? ", states carried on" : "", ")"));
   }
 
-  StepReport step(Trainer& trainer, BatchLoader& loader) {
-    std::vector<Batch> batches;
-    double weight = 0;
-    for (int64_t i = 0; i < shape_.micro_batches; ++i) {
-      batches.push_back(loader.next());
-      weight += batches.back().weight_sum;
-      skipped_windows_ += batches.back().skipped;
-    }
-    next_draw_ = batches.back().next_draw;
-    trainer.begin_step();
-    for (const Batch& batch : batches) {
-      trainer.add_language_batch(batch.tokens, batch.targets, batch.weights, batch.batch,
-                                 batch.length, shape_.segment, weight > 0 ? 1 / weight : 0);
-      tokens_ += batch.batch * batch.length;
-      job_.record.add_bases(batch.batch * batch.length);
-      job_.progress.add(batch.batch * batch.length);
-    }
-    return trainer.end_step();
+  StepReport step(Trainer& trainer) {
+    const int64_t before = feed_->tokens();
+    const StepReport report = feed_->step(trainer);
+    job_.record.add_bases(feed_->tokens() - before);
+    job_.progress.add(feed_->tokens() - before);
+    return report;
+  }
+
+  /// Share of the steps since the last call in which compute waited for input.
+  double input_wait() {
+    const double seconds = feed_->step_seconds() - logged_seconds_;
+    const double waited = feed_->waited_seconds() - logged_wait_;
+    logged_seconds_ = feed_->step_seconds();
+    logged_wait_ = feed_->waited_seconds();
+    return seconds > 0 ? waited / seconds : 0;
   }
 
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
@@ -291,22 +243,25 @@ class Pretraining {
       log_line(job_.log, LogLevel::kWarning,
                concat("step ", report.step, ": the gradient was not finite; update skipped"));
     }
-    const bool last = report.step == steps_;
+    const bool last = report.step == plan_.steps;
     if (report.step % options_.training.log_every == 0 || last) {
       const double seconds = job_.progress.seconds();
       const double rate = seconds > 0 ? static_cast<double>(job_.record.bases()) / seconds : 0;
-      run.metrics(step_metrics(report, tokens_, rate));
+      Json line = step_metrics(report, feed_->tokens(), rate, ctx_->device());
+      line["context"] = feed_->context();
+      line["input_wait"] = input_wait();
+      run.metrics(line);
     }
-    if (report.step % options_.training.eval_interval(steps_) == 0 && !last) {
+    if (report.step % options_.training.eval_interval(plan_.steps) == 0 && !last) {
       if (!split_.valid.empty()) {
         write_evaluation(run, report.step,
                          evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_,
-                                  at_most(split_.valid, kEvaluationBases), shape_.segment));
+                                  at_most(split_.valid, kEvaluationBases), plan_.last().segment));
       }
       run.report(job_.record);
     }
     // weights that give no finite gradient must not push good ones out of the checkpoints kept
-    const bool due = report.step % options_.training.save_interval(steps_) == 0;
+    const bool due = report.step % options_.training.save_interval(plan_.steps) == 0;
     if ((due && !report.skipped) || last) save(run, trainer);
   }
 
@@ -316,7 +271,7 @@ class Pretraining {
     run.metrics({{"step", step},
                  {"split", "valid"},
                  {"time", unix_time()},
-                 {"tokens", tokens_},
+                 {"tokens", feed_->tokens()},
                  {"loss", totals.mean()},
                  {"bits_per_base", bits},
                  {"perplexity", std::exp(totals.mean())},
@@ -330,25 +285,26 @@ class Pretraining {
   }
 
   void save(TrainingRun& run, const Trainer& trainer) {
-    run.save(
-        trainer,
-        {{"next_draw", next_draw_}, {"tokens", tokens_}, {"skipped_windows", skipped_windows_}},
-        options_.training.keep);
+    run.save(trainer, feed_->state(), options_.training.keep, feed_->carried());
     run.publish(trainer);
   }
 
-  void finish(TrainingRun& run, const Trainer& trainer, const BatchLoader& loader) {
+  void finish(TrainingRun& run, const Trainer& trainer) {
     // a run killed between its last checkpoint and the model folder still ends with both
     run.publish(trainer);
     RunRecord& record = job_.record;
     record.set_result("steps", trainer.step());
-    record.set_result("tokens", tokens_);
-    record.set_result("skipped_windows", skipped_windows_);
+    record.set_result("tokens", feed_->tokens());
+    record.set_result("skipped_windows", feed_->skipped_windows());
     record.set_result("skipped_steps", trainer.skipped_steps());
-    record.set_result("waited_for_data_seconds", loader.waited_seconds());
+    record.set_result("waited_for_data_seconds", feed_->waited_seconds());
+    record.set_result("input_wait",
+                      feed_->waited_seconds() / std::max(feed_->step_seconds(), 1e-30));
+    record.set_result("peak_device_memory_bytes",
+                      ctx_->backend().peak_allocated_bytes(ctx_->device().index));
     if (!split_.valid.empty()) {
-      const HeldOutLoss loss =
-          evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_, split_.valid, shape_.segment);
+      const HeldOutLoss loss = evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_, split_.valid,
+                                        plan_.last().segment);
       const LossTotals& totals = loss.total;
       const double bits = totals.mean() * kBitsPerNat;
       write_evaluation(run, trainer.step(), loss);
@@ -378,13 +334,11 @@ class Pretraining {
   std::optional<Model> init_;
   std::optional<Tokenizer> tokenizer_;
   Split split_;
-  StepShape shape_;
+  PretrainPlan plan_;
   ModelConfig config_;
-  int64_t memory_ = 0;  ///< of a GPU that a step may take
-  int64_t steps_ = 0;
-  uint64_t next_draw_ = 0;
-  int64_t tokens_ = 0;
-  int64_t skipped_windows_ = 0;
+  std::optional<PretrainFeed> feed_;
+  double logged_seconds_ = 0;
+  double logged_wait_ = 0;
 };
 
 }  // namespace
@@ -395,6 +349,17 @@ void PretrainOptions::validate() const {
   require(!common.out.empty() && common.out != "-", ErrorKind::kUsage,
           "--out: name the run folder to make");
   require(context >= 1, ErrorKind::kUsage, "--context: expected at least 1, found ", context);
+  require(carry_reset >= 0, ErrorKind::kUsage, "--carry-reset: expected at least 0, found ",
+          carry_reset);
+  require(!context_warmup || (context_warmup_from >= 1 && context_warmup_from < context),
+          ErrorKind::kUsage, "--context-warmup-from: expected at least 1 and less than --context (",
+          context, "), found ", context_warmup_from);
+  require(!context_warmup_share ||
+              (context_warmup && *context_warmup_share >= 0 && *context_warmup_share < 1),
+          ErrorKind::kUsage,
+          "--context-warmup-share: expected 0 to below 1 beside "
+          "--context-warmup, found ",
+          context_warmup_share.value_or(0));
   require((training.steps > 0) != (tokens > 0), ErrorKind::kUsage,
           "give either --steps or --tokens (how long to train)");
   require(valid_fraction >= 0 && valid_fraction < 1, ErrorKind::kUsage,

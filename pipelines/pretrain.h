@@ -2,6 +2,7 @@
 /// Pretraining of a causal language model on reference genomes.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,11 @@ struct PretrainOptions {
   std::vector<std::string> valid_contigs;
   double valid_fraction = 0.05;
   int64_t context = 1024;
+  bool carry = false;
+  int64_t carry_reset = 50;
+  bool context_warmup = false;
+  int64_t context_warmup_from = 1024;
+  std::optional<double> context_warmup_share;
   bool rc_augment = false;
   double repeat_weight = 1;
 
@@ -60,6 +66,17 @@ struct PretrainOptions {
     v("valid-fraction", valid_fraction, "else hold out whole blocks making up this share",
       {.value = "X"});
     v("context", context, "tokens that gradients reach over", {.value = "N"});
+    v("carry", carry,
+      "rows are streams that go along contigs, the state carried from step to step beyond the "
+      "context, without gradient");
+    v("carry-reset", carry_reset, "with --carry: after a longer run of N the state begins anew",
+      {.value = "N"});
+    v("context-warmup", context_warmup,
+      "grow the context by doubling, the tokens of a step staying as they are");
+    v("context-warmup-from", context_warmup_from, "the first context of the warm-up",
+      {.value = "N"});
+    v("context-warmup-share", context_warmup_share, "share of the steps with a shorter context",
+      {.value = "X", .shown_default = "as many steps for each context"});
     v("rc-augment", rc_augment, "read each window from a random strand");
     v("repeat-weight", repeat_weight, "loss weight of soft-masked (lower-case) bases",
       {.value = "X"});

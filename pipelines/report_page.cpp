@@ -113,6 +113,28 @@ std::string one_curve(const std::vector<Json>& metrics, const std::string& title
   return draw_plot(plot);
 }
 
+/// What of memory was in use, by kinds, those that the metrics have.
+std::string memory_curves(const std::vector<Json>& metrics) {
+  Plot plot{.title = "Memory", .x_label = "tokens", .y_label = "MiB", .series = {}, .levels = {}};
+  plot.y_from_zero = true;
+  int colour = 0;
+  for (const auto& [key, label] :
+       {std::pair{"device_memory_bytes", "Device memory of this run"},
+        std::pair{"device_peak_memory_bytes", "Device memory, peak"},
+        std::pair{"gpu_used_bytes", "GPU memory in use, as the driver says"},
+        std::pair{"peak_memory_bytes", "Peak resident memory"}}) {
+    const std::vector<PlotPoint> points = curve(metrics, "train", key, 1 / kMebibyte);
+    ++colour;
+    if (!any_drawn(points)) continue;
+    plot.series.push_back({.label = label,
+                           .points = thin_points(points, kPointsDrawn),
+                           .colour = colour,
+                           .markers = false,
+                           .band = false});
+  }
+  return draw_plot(plot);
+}
+
 // ---- baselines
 
 struct Baseline {
@@ -152,7 +174,9 @@ std::string curves(const Json& record, const std::vector<Json>& metrics) {
   html += one_curve(metrics, "Learning rate", "learning rate", "learning_rate", 2);
   html += one_curve(metrics, "Gradient norm, before clipping", "norm", "gradient_norm", 3);
   html += one_curve(metrics, "Speed", "tokens per second", "tokens_per_second", 0);
-  html += one_curve(metrics, "Peak resident memory", "MiB", "peak_memory_bytes", 5, 1 / kMebibyte);
+  html += memory_curves(metrics);
+  html += one_curve(metrics, "Waiting for input", "share of the time", "input_wait", 4);
+  html += one_curve(metrics, "Context", "tokens", "context", 1);
   return html + "</div>\n";
 }
 

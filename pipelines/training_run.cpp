@@ -147,9 +147,10 @@ void TrainingRun::metrics(const Json& line) {
   add_scalars(*events_, line);
 }
 
-void TrainingRun::save(const Trainer& trainer, Json extra, int64_t keep) {
+void TrainingRun::save(const Trainer& trainer, Json extra, int64_t keep,
+                       const std::map<std::string, ConstTensorView>& carried) {
   extra[kFingerprint] = fingerprint_;
-  trainer.save(folder_, extra, static_cast<int>(keep));
+  trainer.save(folder_, extra, static_cast<int>(keep), carried);
 }
 
 void TrainingRun::publish(const Trainer& trainer) const {
@@ -165,20 +166,28 @@ double unix_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second) {
+Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
+                  Device device) {
+  const Backend& backend = backend_for(device.kind);
   const auto finite = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
-  return {{"step", report.step},
-          {"split", "train"},
-          {"time", unix_time()},
-          {"tokens", tokens},
-          {"loss", finite(report.loss.mean())},
-          {"bits_per_base", finite(report.loss.mean() * kBitsPerNat)},
-          {"accuracy", report.loss.correct / std::max(report.loss.weight, 1e-30)},
-          {"gradient_norm", finite(report.gradient_norm)},
-          {"learning_rate", report.learning_rate},
-          {"skipped", report.skipped},
-          {"tokens_per_second", tokens_per_second},
-          {"peak_memory_bytes", process_usage().peak_memory_bytes}};
+  Json line = {{"step", report.step},
+               {"split", "train"},
+               {"time", unix_time()},
+               {"tokens", tokens},
+               {"loss", finite(report.loss.mean())},
+               {"bits_per_base", finite(report.loss.mean() * kBitsPerNat)},
+               {"accuracy", report.loss.correct / std::max(report.loss.weight, 1e-30)},
+               {"gradient_norm", finite(report.gradient_norm)},
+               {"learning_rate", report.learning_rate},
+               {"skipped", report.skipped},
+               {"tokens_per_second", tokens_per_second},
+               {"peak_memory_bytes", process_usage().peak_memory_bytes},
+               {"device_memory_bytes", backend.allocated_bytes(device.index)},
+               {"device_peak_memory_bytes", backend.peak_allocated_bytes(device.index)}};
+  if (!device.is_cpu()) {
+    line["gpu_used_bytes"] = backend.total_bytes(device.index) - backend.free_bytes(device.index);
+  }
+  return line;
 }
 
 std::string step_note(const StepReport& report) {

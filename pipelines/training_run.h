@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -92,7 +93,8 @@ class TrainingRun {
   /// Appends a line to metrics.jsonl, flushed, and its numbers to the event file.
   void metrics(const Json& line);
   /// Writes a checkpoint with the caller's record (the fingerprint is added).
-  void save(const Trainer& trainer, Json extra, int64_t keep);
+  void save(const Trainer& trainer, Json extra, int64_t keep,
+            const std::map<std::string, ConstTensorView>& carried = {});
   /// Replaces RUN/model by the trainer's weights.
   void publish(const Trainer& trainer) const;
   /// Writes run.json and report.html as things stand.
@@ -110,8 +112,12 @@ class TrainingRun {
   std::optional<EventFile> events_;
 };
 
-/// The line that metrics.jsonl gets for a training step.
-Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second);
+/// The line that metrics.jsonl gets for a training step. Memory: `peak_memory_bytes` is the largest
+/// resident set of the process, `device_memory_bytes` what its tensors and scratch take of the
+/// device now, `device_peak_memory_bytes` at most so far; on a GPU `gpu_used_bytes` is what the
+/// driver says is in use of it, by everyone.
+Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
+                  Device device);
 
 /// "step 20  loss 1.31  lr 0.008": the note of the progress line.
 std::string step_note(const StepReport& report);

@@ -1,4 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -26,7 +29,28 @@ class CpuBackend final : public Backend {
     return "CPU";
   }
 
-  void* allocate(int, int64_t bytes) override {
+  void* allocate(int index, int64_t bytes) override {
+    void* data = allocate_host(index, bytes);
+    note_allocated(index, data, bytes);
+    return data;
+  }
+  void release(int index, void* data) noexcept override {
+    note_released(index, data);
+    std::free(data);
+  }
+
+  int64_t free_bytes(int) const override { return 0; }
+  /// Of the machine, or what its control group allows.
+  int64_t total_bytes(int) const override {
+    const int64_t pages = ::sysconf(_SC_PHYS_PAGES);
+    int64_t total = pages > 0 ? pages * ::sysconf(_SC_PAGESIZE) : 0;
+    std::ifstream limit_file("/sys/fs/cgroup/memory.max");
+    int64_t limit = 0;
+    if (limit_file >> limit && limit > 0) total = total > 0 ? std::min(total, limit) : limit;
+    return total;
+  }
+
+  void* allocate_host(int, int64_t bytes) override {
     constexpr size_t kAlignment = 64;
     const size_t rounded = (static_cast<size_t>(bytes) + kAlignment - 1) / kAlignment * kAlignment;
     void* data = std::aligned_alloc(kAlignment, rounded == 0 ? kAlignment : rounded);
@@ -34,9 +58,12 @@ class CpuBackend final : public Backend {
             format_bytes(bytes), "; use a smaller --segment or --batch-tokens");
     return data;
   }
-
-  int64_t free_bytes(int) const override { return 0; }
-  void release(int, void* data) noexcept override { std::free(data); }
+  void release_host(int, void* data) noexcept override { std::free(data); }
+  Event create_event(int) override { return nullptr; }
+  void destroy_event(int, Event) noexcept override {}
+  void record(int, Stream, Event) override {}
+  void wait_for(int, Stream, Event) override {}
+  void synchronize_event(int, Event) override {}
 
   void fill_zero(int, Stream, void* data, int64_t bytes) override {
     std::memset(data, 0, static_cast<size_t>(bytes));

@@ -4,6 +4,7 @@
 /// tensors made, cloned or cleared without a stream are ordered with the work of every context.
 #include <cuda_runtime_api.h>
 
+#include <utility>
 #include <vector>
 
 #include "libmamba/core/device.h"
@@ -104,18 +105,15 @@ class CudaBackend final : public Backend {
            " are free; use a smaller --segment or --batch-tokens");
     }
     check(result, "allocating GPU memory");
+    note_allocated(index, data, bytes);
     return data;
   }
 
-  int64_t free_bytes(int index) const override {
-    use(index);
-    size_t free_now = 0;
-    size_t total = 0;
-    check(cudaMemGetInfo(&free_now, &total), "reading the GPU's free memory");
-    return static_cast<int64_t>(free_now);
-  }
+  int64_t free_bytes(int index) const override { return memory_info(index).first; }
+  int64_t total_bytes(int index) const override { return memory_info(index).second; }
 
   void release(int index, void* data) noexcept override {
+    note_released(index, data);
     if (cudaSetDevice(inventory().ordinals[static_cast<size_t>(index)]) == cudaSuccess) {
       cudaFree(data);
     }
@@ -154,8 +152,55 @@ class CudaBackend final : public Backend {
     check(cudaStreamSynchronize(native(stream)), "waiting for the GPU");
   }
 
+  void* allocate_host(int index, int64_t bytes) override {
+    use(index);
+    void* data = nullptr;
+    check(cudaHostAlloc(&data, static_cast<size_t>(bytes > 0 ? bytes : 1), cudaHostAllocDefault),
+          "allocating page-locked memory");
+    return data;
+  }
+  void release_host(int index, void* data) noexcept override {
+    if (cudaSetDevice(inventory().ordinals[static_cast<size_t>(index)]) == cudaSuccess) {
+      cudaFreeHost(data);
+    }
+  }
+
+  Event create_event(int index) override {
+    use(index);
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating a CUDA event");
+    return event;
+  }
+  void destroy_event(int index, Event event) noexcept override {
+    if (cudaSetDevice(inventory().ordinals[static_cast<size_t>(index)]) == cudaSuccess) {
+      cudaEventDestroy(native_event(event));
+    }
+  }
+  void record(int index, Stream stream, Event event) override {
+    use(index);
+    check(cudaEventRecord(native_event(event), native(stream)), "recording a CUDA event");
+  }
+  void wait_for(int index, Stream stream, Event event) override {
+    use(index);
+    check(cudaStreamWaitEvent(native(stream), native_event(event), 0), "ordering CUDA streams");
+  }
+  void synchronize_event(int index, Event event) override {
+    use(index);
+    check(cudaEventSynchronize(native_event(event)), "waiting for the GPU");
+  }
+
  private:
   static cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
+  static cudaEvent_t native_event(Event event) { return static_cast<cudaEvent_t>(event); }
+
+  /// Free and all bytes.
+  static std::pair<int64_t, int64_t> memory_info(int index) {
+    use(index);
+    size_t free_now = 0;
+    size_t total = 0;
+    check(cudaMemGetInfo(&free_now, &total), "reading the GPU's free memory");
+    return {static_cast<int64_t>(free_now), static_cast<int64_t>(total)};
+  }
 
   static const Inventory& inventory() {
     static const Inventory found;

@@ -15,7 +15,15 @@ class NoCudaBackend final : public Backend {
   std::string device_name(int) const override { refuse(); }
   void* allocate(int, int64_t) override { refuse(); }
   int64_t free_bytes(int) const override { return 0; }
+  int64_t total_bytes(int) const override { return 0; }
   void release(int, void*) noexcept override {}
+  void* allocate_host(int, int64_t) override { refuse(); }
+  void release_host(int, void*) noexcept override {}
+  Event create_event(int) override { refuse(); }
+  void destroy_event(int, Event) noexcept override {}
+  void record(int, Stream, Event) override { refuse(); }
+  void wait_for(int, Stream, Event) override { refuse(); }
+  void synchronize_event(int, Event) override { refuse(); }
   void fill_zero(int, Stream, void*, int64_t) override { refuse(); }
   void copy_in(int, Stream, void*, const void*, int64_t) override { refuse(); }
   void copy_out(int, Stream, void*, const void*, int64_t) override { refuse(); }

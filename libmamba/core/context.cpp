@@ -30,6 +30,18 @@ Arena::~Arena() {
   }
 }
 
+void Arena::release_all() {
+  require(used_ == 0, ErrorKind::kInternal, "scratch memory is given back while ", used_,
+          " bytes are in use");
+  for (const Block& block : blocks_) {
+    backend_for(device_.kind).release(device_.index, block.data);
+  }
+  blocks_.clear();
+  block_ = 0;
+  offset_ = 0;
+  held_ = 0;
+}
+
 void Arena::add_block(int64_t bytes) {
   const int64_t size = std::max(kSmallestBlock, round_up(bytes) + kAlignment);
   auto* data = static_cast<std::byte*>(backend_for(device_.kind).allocate(device_.index, size));
@@ -120,7 +132,8 @@ Context::Context(Device device, ContextOptions options)
       activations_(options.activations),
       log_(options.log),
       stream_(backend_for(device.kind).create_stream(device.index)),
-      arena_(device) {
+      arena_(device),
+      staging_(std::make_unique<StagingPool>(device, !device.is_cpu())) {
   require(activations_ == DType::kF32 || (activations_ == DType::kBF16 && !device.is_cpu()),
           ErrorKind::kUnsupported, "activations of type ", to_string(activations_), " on ",
           to_string(device), ": the CPU computes in f32, a GPU in f32 or bf16");
@@ -128,6 +141,7 @@ Context::Context(Device device, ContextOptions options)
 
 Context::~Context() {
   companion_.reset();
+  staging_.reset();
   backend().destroy_stream(device_.index, stream_);
 }
 

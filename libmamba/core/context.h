@@ -5,10 +5,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "libmamba/core/device.h"
 #include "libmamba/core/log.h"
+#include "libmamba/core/staging.h"
 #include "libmamba/core/tensor.h"
 
 namespace gmamba {
@@ -29,6 +31,8 @@ class Arena {
 
   /// Makes one block of at least `bytes` ahead of use.
   void reserve(int64_t bytes);
+  /// Gives everything back to the device; nothing may be in use.
+  void release_all();
   /// Bytes in use now, the most ever in use, held from the device, and device allocations made.
   int64_t used_bytes() const { return used_; }
   int64_t peak_bytes() const { return peak_; }
@@ -96,6 +100,9 @@ class Context {
   Tensor make(DType dtype, const Shape& shape) const { return Tensor(device_, dtype, shape); }
   /// Host-to-device and device-to-host copies of contiguous views; wait until done.
   void upload(ConstTensorView host, TensorView to);
+  /// Host arrays on this device, brought there while earlier work computes; on the CPU the arrays
+  /// themselves, which then must outlive what is returned.
+  Staged stage(std::span<const ConstTensorView> host) { return staging_->stage(host, stream_); }
   void download(ConstTensorView from, TensorView host);
   /// Copy within the device, ordered on the stream.
   void copy(ConstTensorView from, TensorView to);
@@ -111,6 +118,7 @@ class Context {
   Log* log_;
   Stream stream_;
   Arena arena_;
+  std::unique_ptr<StagingPool> staging_;
   std::shared_ptr<void> companion_;
 };
 

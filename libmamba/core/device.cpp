@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "libmamba/core/device.h"
 
+#include <algorithm>
+
 #include "libmamba/core/error.h"
 #include "libmamba/core/text.h"
 
@@ -12,6 +14,41 @@ std::string to_string(Device device) {
 
 Backend& backend_for(DeviceKind kind) {
   return kind == DeviceKind::kCpu ? detail::cpu_backend() : detail::cuda_backend();
+}
+
+int64_t Backend::allocated_bytes(int index) const {
+  const std::lock_guard<std::mutex> lock(accounts_mutex_);
+  const auto found = accounts_.find(index);
+  return found == accounts_.end() ? 0 : found->second.now;
+}
+
+int64_t Backend::peak_allocated_bytes(int index) const {
+  const std::lock_guard<std::mutex> lock(accounts_mutex_);
+  const auto found = accounts_.find(index);
+  return found == accounts_.end() ? 0 : found->second.peak;
+}
+
+void Backend::reset_peak(int index) {
+  const std::lock_guard<std::mutex> lock(accounts_mutex_);
+  accounts_[index].peak = accounts_[index].now;
+}
+
+void Backend::note_allocated(int index, void* data, int64_t bytes) {
+  const std::lock_guard<std::mutex> lock(accounts_mutex_);
+  Account& account = accounts_[index];
+  account.sizes[data] = bytes;
+  account.now += bytes;
+  account.peak = std::max(account.peak, account.now);
+}
+
+void Backend::note_released(int index, void* data) noexcept {
+  const std::lock_guard<std::mutex> lock(accounts_mutex_);
+  const auto account = accounts_.find(index);
+  if (account == accounts_.end()) return;
+  const auto size = account->second.sizes.find(data);
+  if (size == account->second.sizes.end()) return;
+  account->second.now -= size->second;
+  account->second.sizes.erase(size);
 }
 
 Device parse_device(std::string_view text) {

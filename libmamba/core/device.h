@@ -3,8 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 
 namespace gmamba {
 
@@ -27,6 +30,8 @@ Device parse_device(std::string_view text);
 
 /// Work queue of a device; null for the CPU.
 using Stream = void*;
+/// A place in a stream's work; null for the CPU, whose work is done when a call returns.
+using Event = void*;
 
 /// Memory of one device kind. Implementations: CPU, CUDA, and a stand-in that explains itself in
 /// builds without CUDA.
@@ -51,8 +56,42 @@ class Backend {
   virtual void synchronize(int index, Stream stream) = 0;
   /// Makes the calling thread's next launches go to this device.
   virtual void make_current(int index) = 0;
-  /// Bytes that could be allocated now; 0 where that isn't known.
+  /// Bytes that could be allocated now, and that the device has; 0 where that isn't known.
   virtual int64_t free_bytes(int index) const = 0;
+  virtual int64_t total_bytes(int index) const = 0;
+
+  /// Host memory that a device reads and writes by itself (page-locked for a GPU), so that copies
+  /// run while the host goes on. At least 64-byte aligned.
+  virtual void* allocate_host(int index, int64_t bytes) = 0;
+  virtual void release_host(int index, void* data) noexcept = 0;
+
+  virtual Event create_event(int index) = 0;
+  virtual void destroy_event(int index, Event event) noexcept = 0;
+  /// Puts the event after all work that was given to the stream so far.
+  virtual void record(int index, Stream stream, Event event) = 0;
+  /// What is given to the stream from now on begins after the event; the host goes on.
+  virtual void wait_for(int index, Stream stream, Event event) = 0;
+  /// Waits on the host; an event that was never recorded is past.
+  virtual void synchronize_event(int index, Event event) = 0;
+
+  /// Bytes that this process has of a device through allocate(): now, and at most since the start
+  /// or the last reset_peak().
+  int64_t allocated_bytes(int index) const;
+  int64_t peak_allocated_bytes(int index) const;
+  void reset_peak(int index);
+
+ protected:
+  void note_allocated(int index, void* data, int64_t bytes);
+  void note_released(int index, void* data) noexcept;
+
+ private:
+  struct Account {
+    std::unordered_map<const void*, int64_t> sizes;
+    int64_t now = 0;
+    int64_t peak = 0;
+  };
+  mutable std::mutex accounts_mutex_;
+  std::map<int, Account> accounts_;  // by device
 };
 
 /// The backend of a device kind; lives as long as the program.

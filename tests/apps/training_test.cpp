@@ -82,18 +82,19 @@ int wait_for(pid_t child) {
   return status;
 }
 
-TEST(TrainingRuns, SurviveKillsAtRandomMomentsBitForBit) {
+/// Kills a run `kills` times at random moments, lets it end, and compares it with one that was left
+/// alone; `more` are further options of both.
+void survive_kills(const std::string& more, int64_t steps, int kills) {
   const fs::path folder = test_folder();
   write_genome(folder / "genome.fa", 1);
-  constexpr int64_t kSteps = 120;
-  const Outcome whole = run(pretrain_words("whole", kSteps), folder);
+  const Outcome whole = run(pretrain_words("whole", steps) + more, folder);
   ASSERT_EQ(whole.code, 0) << whole.err;
 
   Random random(2026, RandomUse::kTest);
   int killed = 0;
   int finished = 0;
-  for (int round = 0; round < 400 && killed < 20; ++round) {
-    const pid_t child = start(pretrain_words("killed", kSteps) + " --resume", folder);
+  for (int round = 0; round < 400 && killed < kills; ++round) {
+    const pid_t child = start(pretrain_words("killed", steps) + more + " --resume", folder);
     std::this_thread::sleep_for(std::chrono::milliseconds(20 + random.below(250)));
     ::kill(child, SIGKILL);
     const int status = wait_for(child);
@@ -115,12 +116,108 @@ TEST(TrainingRuns, SurviveKillsAtRandomMomentsBitForBit) {
       EXPECT_NO_THROW(verify_checkpoint(folder / "killed" / "checkpoints" / ("step-" + name)));
     }
   }
-  EXPECT_EQ(killed, 20);
-  const Outcome rest = run(pretrain_words("killed", kSteps) + " --resume", folder);
+  EXPECT_EQ(killed, kills);
+  const Outcome rest = run(pretrain_words("killed", steps) + more + " --resume", folder);
   ASSERT_EQ(rest.code, 0) << rest.err;
   EXPECT_EQ(weights(folder / "killed"), weights(folder / "whole"));
   EXPECT_EQ(losses(folder / "killed"), losses(folder / "whole"));
-  RecordProperty("finished_early", finished);
+  ::testing::Test::RecordProperty("finished_early", finished);
+}
+
+TEST(TrainingRuns, SurviveKillsAtRandomMomentsBitForBit) { survive_kills("", 120, 20); }
+
+TEST(TrainingRuns, SurviveKillsWithCarriedStatesAndGrowingContextBitForBit) {
+  survive_kills(" --carry --carry-reset 10 --context-warmup --context-warmup-from 16", 120, 12);
+}
+
+/// Values of `key` in the training lines of metrics.jsonl.
+std::vector<Json> training_values(const fs::path& run, const std::string& key) {
+  std::vector<Json> values;
+  for (const std::string& line : split(slurp(run / "metrics.jsonl"), '\n')) {
+    if (line.empty()) continue;
+    const Json json = parse_json(line, "metrics.jsonl");
+    if (json.at("split") == "train") values.push_back(json.at(key));
+  }
+  return values;
+}
+
+TEST(TrainingRuns, TheContextGrowsWithTheTokensOfAStepAsTheyAre) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const std::string warm = pretrain_words("run", 12) + " --context-warmup --context-warmup-from 16";
+  const Outcome plan = run(warm + " --plan", folder);
+  ASSERT_EQ(plan.code, 0) << plan.err;
+  EXPECT_TRUE(contains(plan.out, "context 16 in steps 1 to 4: 1 micro-batches of 16 rows"));
+  EXPECT_TRUE(contains(plan.out, "context 32 in steps 5 to 8: 1 micro-batches of 8 rows"));
+  EXPECT_TRUE(contains(plan.out, "steps 12, each 1 micro-batches of 4 x 64 tokens"));
+  ASSERT_EQ(run(warm, folder).code, 0);
+  EXPECT_EQ(training_values(folder / "run", "context"),
+            (std::vector<Json>{16, 16, 16, 16, 32, 32, 32, 32, 64, 64, 64, 64}));
+  const std::vector<Json> tokens = training_values(folder / "run", "tokens");
+  for (size_t i = 0; i < tokens.size(); ++i) EXPECT_EQ(tokens[i], 256 * (i + 1));
+  std::string share = warm + " --context-warmup-share 0.5";
+  share.replace(share.find("--out run"), 9, "--out half");
+  ASSERT_EQ(run(share, folder).code, 0);
+  EXPECT_EQ(training_values(folder / "half", "context"),
+            (std::vector<Json>{16, 16, 16, 32, 32, 32, 64, 64, 64, 64, 64, 64}));
+  for (const char* wrong : {" --context-warmup --context-warmup-from 64", " --context-warmup",
+                            " --context-warmup-share 0.5"}) {
+    EXPECT_EQ(run(pretrain_words("none", 3) + wrong, folder).code, 2) << wrong;
+  }
+}
+
+TEST(TrainingRuns, CarriedStatesHelpWhereContextsAreShort) {
+  // a contig that repeats itself every 40 bases: the first of 4 tokens cannot tell where it is
+  const fs::path folder = test_folder();
+  {
+    std::ofstream out(folder / "genome.fa");
+    const std::string unit = random_bases(40, 7, 0.5);
+    out << ">c\n";
+    for (int i = 0; i < 400; ++i) out << unit << "\n";
+  }
+  const auto last_loss = [&](const std::string& name, const std::string& more) {
+    const Outcome got = run(
+        "pretrain --fasta genome.fa --out " + name +
+            " --steps 150 --context 4 --batch-tokens 64 --d-model 32 --layers 2 --valid-fraction "
+            "0.1 --log-every 150 --progress none -q --threads 2" +
+            more,
+        folder);
+    EXPECT_EQ(got.code, 0) << got.err;
+    return training_values(folder / name, "loss").back().get<double>();
+  };
+  EXPECT_LT(last_loss("carried", " --carry"), 0.8 * last_loss("alone", ""));
+}
+
+TEST(TrainingRuns, SayWhatTheyWaitedForAndWhatMemoryTheyTook) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("run", 6), folder).code, 0);
+  for (const Json& share : training_values(folder / "run", "input_wait")) {
+    EXPECT_GE(share.get<double>(), 0);
+    EXPECT_LE(share.get<double>(), 1);
+  }
+  const Json record = parse_json(slurp(folder / "run" / "run.json"), "run.json");
+  const Json& results = record.at("results");
+  const auto peak = results.at("peak_device_memory_bytes").get<int64_t>();
+  EXPECT_GT(peak, 1000);
+  EXPECT_LE(peak, record.at("peak_memory_bytes").get<int64_t>());
+  EXPECT_GE(results.at("input_wait").get<double>(), 0);
+  for (const Json& now : training_values(folder / "run", "device_memory_bytes")) {
+    EXPECT_GT(now.get<int64_t>(), 1000);
+    EXPECT_LE(now.get<int64_t>(), peak);
+  }
+  // curves of both are on the page and among the scalars of TensorBoard
+  const std::string page = slurp(folder / "run" / "report.html");
+  for (const char* part : {"Waiting for input", "Device memory", "Peak resident memory"}) {
+    EXPECT_TRUE(contains(page, part)) << part;
+  }
+  std::string events;
+  for (const auto& entry : fs::directory_iterator(folder / "run" / "tensorboard")) {
+    events += slurp(entry.path());
+  }
+  for (const char* tag : {"train/input_wait", "train/device_memory_bytes", "train/context"}) {
+    EXPECT_TRUE(contains(events, tag)) << tag;
+  }
 }
 
 /// Files of TensorBoard in a run folder.
@@ -274,6 +371,76 @@ TEST(TrainingRuns, AllNContigsAreSkippedAndCounted) {
   ASSERT_EQ(run(words, folder).code, 0);
   const Json record = parse_json(read_file(folder / "run2" / "run.json", 1 << 20), "run.json");
   EXPECT_GT(record.at("results").at("skipped_windows").get<int64_t>(), 0);
+}
+
+/// The settings that a refusal names, without what each needs.
+std::vector<std::string> settings_named(const std::string& message) {
+  std::vector<std::string> settings;
+  const std::string before = "what fits: ";
+  const size_t at = message.find(before);
+  if (at == std::string::npos) return settings;
+  for (size_t begin = at + before.size(); begin < message.size();) {
+    const size_t end = message.find(" (", begin);
+    if (end == std::string::npos) break;
+    settings.push_back(message.substr(begin, end - begin));
+    const size_t next = message.find("), or ", end);
+    if (next == std::string::npos) break;
+    begin = next + 6;
+  }
+  return settings;
+}
+
+TEST(Memory, ARunThatCannotFitNamesSettingsThatDo) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const std::string base = "pretrain --fasta genome.fa --out run --steps 2 -q --plan --device cpu ";
+  struct Case {
+    std::string words;  // without what the settings change
+    std::string changed;
+    std::string first;  // how the first setting begins
+    size_t settings;
+  };
+  for (const Case& c :
+       {Case{"--d-model 64 --layers 8 --batch-tokens 8192 --max-memory 40MiB --context 512",
+             " --segment 8192", "--segment ", 1},
+        // nothing but a shorter context or a narrower model will do
+        Case{"--layers 8 --batch-tokens 16384 --max-memory 10MiB", " --context 16384 --d-model 64",
+             "--context ", 2}}) {
+    const Outcome refused = run(base + c.words + c.changed, folder);
+    EXPECT_EQ(refused.code, 2) << refused.out;
+    EXPECT_TRUE(contains(refused.err, "--max-memory allows"));
+    const std::vector<std::string> settings = settings_named(refused.err);
+    ASSERT_EQ(settings.size(), c.settings) << refused.err;
+    EXPECT_TRUE(settings.front().starts_with(c.first)) << refused.err;
+    for (const std::string& setting : settings) {
+      // a flag of the setting takes the place of the one given
+      std::string kept;
+      for (const std::string& flag : {std::string("--segment 8192"), std::string("--context 16384"),
+                                      std::string("--d-model 64")}) {
+        const std::string name = flag.substr(0, flag.find(' '));
+        if (contains(c.changed, flag) && !contains(setting, name)) kept += " " + flag;
+      }
+      const Outcome fits = run(base + c.words + kept + " " + setting, folder);
+      EXPECT_EQ(fits.code, 0) << setting << ": " << fits.err;
+    }
+  }
+  const Outcome tiny = run(base + "--max-memory 20KiB", folder);
+  EXPECT_EQ(tiny.code, 2);
+  EXPECT_TRUE(contains(tiny.err, "use a smaller model"));
+}
+
+TEST(Memory, WithoutASegmentOneThatFitsIsTaken) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const std::string words =
+      "pretrain --fasta genome.fa --out run --steps 2 -q --plan --device cpu --d-model 64 --layers "
+      "8 "
+      "--batch-tokens 8192 --context 512";
+  const Outcome free = run(words, folder);
+  EXPECT_TRUE(contains(free.out, "4 micro-batches of 4 x 512"));
+  const Outcome bound = run(words + " --max-memory 40MiB", folder);
+  EXPECT_EQ(bound.code, 0) << bound.err;
+  EXPECT_FALSE(contains(bound.out, "4 micro-batches of 4 x 512"));
 }
 
 TEST(Finetuning, LearnsWhatIsThereFromEachKindOfInput) {

@@ -124,6 +124,14 @@ TEST(ArenaMemory, IsTakenBackAndKept) {
   EXPECT_EQ(ctx.arena().allocations(), after_first);
   EXPECT_EQ(ctx.arena().used_bytes(), 0);
   EXPECT_GE(ctx.arena().peak_bytes(), 4000000);
+  {
+    const Arena::Scope scope(ctx.arena());
+    ctx.arena().f32({10});
+    EXPECT_THROW(ctx.arena().release_all(), Error);
+  }
+  ctx.arena().release_all();
+  EXPECT_EQ(ctx.arena().held_bytes(), 0);
+  once();
 }
 
 TEST(TensorViews, SliceAndCheck) {

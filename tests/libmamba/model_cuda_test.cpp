@@ -294,5 +294,84 @@ TEST(CudaMemory, IsThatOfThePlan) {
   }
 }
 
+/// Weights and losses of some steps of several batches; staged ahead of their use or not at all.
+std::pair<std::vector<float>, std::vector<double>> train_steps(DType type, int64_t segment,
+                                                               bool staged) {
+  Context ctx(kGpu, {.activations = type});
+  Trainer trainer(ctx, on_gpu(named_model("random")), {.learning_rate = 1e-3, .total_steps = 5});
+  Data data;
+  std::vector<double> losses;
+  for (int step = 0; step < 5; ++step) {
+    trainer.begin_step();
+    std::vector<StagedBatch> ahead;
+    for (int batch = 0; batch < 6; ++batch) {
+      std::rotate(data.tokens.begin(), data.tokens.begin() + 17, data.tokens.end());
+      std::rotate(data.targets.begin(), data.targets.begin() + 17, data.targets.end());
+      if (staged && segment >= data.length) {
+        ahead.push_back(trainer.stage(data.tokens, data.targets, data.weights, data.batch,
+                                      data.length, segment));
+        if (ahead.size() < 3) continue;
+        for (const StagedBatch& one : ahead) trainer.add_language_batch(one, segment, 1.0 / 2400);
+        ahead.clear();
+      } else {
+        trainer.add_language_batch(data.tokens, data.targets, data.weights, data.batch, data.length,
+                                   segment, 1.0 / 2400);
+        if (!staged) ctx.synchronize();
+      }
+    }
+    losses.push_back(trainer.end_step().loss.loss);
+  }
+  const ParameterBuffer values = trainer.model().parameters().clone_to(Device{});
+  const auto all = values.flat().flat<const float>();
+  return {{all.begin(), all.end()}, losses};
+}
+
+TEST(CudaStaging, WaitingForEachBatchChangesNoBit) {
+  GMAMBA_NEEDS_GPU();
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    for (const int64_t segment : {512, 100}) {  // rows in one piece, and a segment at a time
+      const auto waiting = train_steps(type, segment, false);
+      const auto ahead = train_steps(type, segment, true);
+      EXPECT_EQ(ahead.first, waiting.first);
+      EXPECT_EQ(ahead.second, waiting.second);
+    }
+  }
+}
+
+TEST(CudaStaging, ArraysArriveWhateverTheDeviceIsBusyWith) {
+  GMAMBA_NEEDS_GPU();
+  Context ctx(kGpu);
+  constexpr int64_t kCount = 1 << 20;
+  const Tensor ballast = ctx.make(DType::kF32, {1 << 26});
+  Tensor other = ctx.make(DType::kF32, {1 << 26});
+  std::vector<Tensor> kept;
+  for (int i = 0; i < 12; ++i) {
+    std::vector<int32_t> host(kCount, i);
+    kept.push_back(ctx.make(DType::kI32, {kCount}));
+    ctx.copy(ballast, other);  // the stream is behind the host
+    const ConstTensorView view = host_view(std::as_const(host).data(), {kCount});
+    const Staged staged = ctx.stage({&view, 1});
+    std::fill(host.begin(), host.end(), -1);
+    ctx.copy(staged.view(0), kept.back());
+  }
+  for (int i = 0; i < 12; ++i) {
+    std::vector<int32_t> got(kCount);
+    ctx.download(kept[static_cast<size_t>(i)], host_view(got.data(), {kCount}));
+    EXPECT_EQ(std::count(got.begin(), got.end(), i), kCount);
+  }
+}
+
+TEST(CudaMemory, IsCountedAsTheDriverDoes) {
+  GMAMBA_NEEDS_GPU();
+  Backend& backend = backend_for(DeviceKind::kCuda);
+  Context ctx(kGpu);
+  const int64_t before = backend.allocated_bytes(0);
+  const int64_t free_before = backend.free_bytes(0);
+  const Tensor tensor = ctx.make(DType::kF32, {1 << 28});
+  EXPECT_EQ(backend.allocated_bytes(0) - before, int64_t{1} << 30);
+  EXPECT_NEAR(static_cast<double>(free_before - backend.free_bytes(0)), 1 << 30, 1 << 25);
+  EXPECT_GT(backend.total_bytes(0), backend.free_bytes(0));
+}
+
 }  // namespace
 }  // namespace gmamba

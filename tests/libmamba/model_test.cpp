@@ -390,6 +390,7 @@ TEST(ModelMemory, StepsAllocateNothingAfterTheFirst) {
   ParameterBuffer gradients(model.parameters().shared_layout(), Device{});
   int64_t after_first = 0;
   for (int step = 0; step < 4; ++step) {
+    const Arena::Scope scope(ctx.arena());
     LanguageModelLoss loss(ctx, model, host_view(data.targets.data(), data.shape()), {}, 1,
                            gradients);
     segmented_gradient(ctx, model, data.token_view(), 65, loss, gradients);

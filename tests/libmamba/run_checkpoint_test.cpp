@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <limits>
@@ -92,6 +93,37 @@ TEST_F(RunCheckpointTest, ComesBackWithTheSameBits) {
   EXPECT_EQ(names_in(loaded->folder), expected);
   verify_checkpoint(loaded->folder);
   verify_checkpoint(loaded->folder / "");
+}
+
+TEST_F(RunCheckpointTest, CarriedTensorsComeBackWithTheSameBits) {
+  const RunState state = state_at(7);
+  Tensor conv(kCpu, DType::kF32, {2, 3, 1, 5});
+  Tensor ssm(kCpu, DType::kF32, {4});
+  for (size_t i = 0; i < 30; ++i) conv.host<float>()[i] = 1.0F / static_cast<float>(i + 1);
+  ssm.host<float>()[1] = -1e-41F;  // denormal
+  const auto store = [&] {
+    save_checkpoint(folder_, 7, state.model, state.exp_avg, state.exp_avg_sq, state.trainer, 2,
+                    {{"conv.0", conv}, {"ssm.0", ssm}});
+  };
+  store();
+  const auto loaded = load_newest_checkpoint(folder_, kCpu, nullptr);
+  ASSERT_TRUE(loaded.has_value());
+  ASSERT_EQ(loaded->carried.size(), 2U);
+  const Tensor& back = loaded->carried.at("conv.0");
+  EXPECT_EQ(back.shape(), conv.shape());
+  EXPECT_TRUE(std::ranges::equal(back.host<const float>(), conv.host<const float>()));
+  EXPECT_TRUE(
+      std::ranges::equal(loaded->carried.at("ssm.0").host<const float>(), ssm.host<const float>()));
+  // it is part of what the manifest vouches for
+  std::string bytes = slurp(loaded->folder / "carried.safetensors");
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  spit(loaded->folder / "carried.safetensors", bytes);
+  expect_error(ErrorKind::kInput, {"carried.safetensors"},
+               [&] { verify_checkpoint(loaded->folder); });
+  ssm.host<float>()[0] = std::numeric_limits<float>::infinity();
+  expect_error(ErrorKind::kInput, {"ssm.0", "not finite"}, store);
+  save(folder_, 8);
+  EXPECT_TRUE(load_newest_checkpoint(folder_, kCpu, nullptr)->carried.empty());
 }
 
 TEST_F(RunCheckpointTest, KeepsTheLastOnes) {

@@ -120,6 +120,58 @@ TEST_F(ByPosition, ALimitPastTheRecordChangesNothing) {
   }
 }
 
+TEST_F(ByPosition, RecordsInOneBatchGiveWhatEachGivesAlone) {
+  const Model model = make_model("model");
+  std::vector<NamedSequence> records;
+  for (uint64_t i = 0; i < 60; ++i) {
+    records.push_back(
+        {"r" + std::to_string(i), random_bases(static_cast<int64_t>(1 + i * 7 % 150), i)});
+  }
+  write_fasta("in.fa", records);
+  for (const int64_t limit : {0, 1, 10, 64, 500}) {
+    const Json together = run(options(2048, limit))["results"];
+    // a segment of one token holds no record together with another
+    const Json alone = run(options(1, limit))["results"];
+    EXPECT_EQ(together["predicted_bases"], alone["predicted_bases"]);
+    const Json& some = together["by_position"];
+    const Json& other = alone["by_position"];
+    ASSERT_EQ(some.size(), other.size());
+    for (size_t k = 0; k < some.size(); ++k) {
+      EXPECT_EQ(some[k]["bases"], other[k]["bases"]);
+      EXPECT_EQ(some[k]["blocks"], other[k]["blocks"]) << "limit " << limit << " bin " << k;
+      for (const char* key : {"loss", "limited_loss", "difference"}) {
+        if (!some[k].contains(key)) continue;
+        for (const char* part : {"mean", "low", "high"}) {
+          if (some[k][key][part].is_null()) continue;
+          EXPECT_NEAR(some[k][key][part].get<double>(), other[k][key][part].get<double>(), 2e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ByPosition, MemoryIsThatOfASegmentHoweverManyRecords) {
+  const Model model = make_model("model");
+  const auto scratch = [&](uint64_t count, int64_t limit) {
+    std::vector<NamedSequence> records;
+    for (uint64_t i = 0; i < count; ++i) {
+      records.push_back({"r" + std::to_string(i), random_bases(100, i)});
+    }
+    write_fasta("in.fa", records);
+    Context ctx;
+    const Tokenizer tokenizer(model.vocabulary());
+    InputOptions input;
+    input.inputs = {path("in.fa")};
+    TokenSource source(input, tokenizer, 1, nullptr);
+    RecordFeed feed(source, PositionLoss::feed_limits(512));
+    PositionLoss loss(ctx, model, 512, limit, nullptr);
+    loss.run(feed, source);
+    EXPECT_EQ(loss.bases(), static_cast<int64_t>(100 * count));
+    return ctx.arena().peak_bytes();
+  };
+  for (const int64_t limit : {0, 8}) EXPECT_EQ(scratch(2000, limit), scratch(50, limit));
+}
+
 TEST_F(ByPosition, TheReportIsAPageWithTheCurve) {
   make_model("model");
   write_fasta("in.fa", mixed_records());

@@ -94,6 +94,26 @@ TEST(ReportPage, ShowsCurvesBaselinesContigsAndOrigin) {
   EXPECT_EQ(count_of(page, "<figure>"), 6U);
 }
 
+TEST(ReportPage, ShowsMemoryOfTheDeviceContextAndWaiting) {
+  std::vector<Json> metrics = metrics_of_a_run();
+  for (Json& line : metrics) {
+    line["device_memory_bytes"] = 1 << 28;
+    line["device_peak_memory_bytes"] = 1 << 29;
+    line["context"] = 1024;
+    line["input_wait"] = 0.01;
+  }
+  const std::string page = report_page("my run", record_of_a_run(), metrics);
+  expect_well_formed(page);
+  for (const char* part : {"Device memory of this run", "Device memory, peak",
+                           "Peak resident memory", "Waiting for input", ">Context<"}) {
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(page.find("GPU memory in use"), std::string::npos) << "there was none";
+  for (Json& line : metrics) line["gpu_used_bytes"] = int64_t{1} << 33;
+  EXPECT_NE(report_page("my run", record_of_a_run(), metrics).find("GPU memory in use"),
+            std::string::npos);
+}
+
 TEST(ReportPage, IsSelfContainedAndEscapesWhatFilesSay) {
   const std::string page = report_page("<i>&", record_of_a_run(), metrics_of_a_run());
   for (const char* part :

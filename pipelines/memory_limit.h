@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What a job may take, and the refusal of one that would take more.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "libmamba/memory_plan.h"
+#include "pipelines/job.h"
+
+namespace gmamba {
+
+struct MemoryLimit {
+  int64_t bytes = 0;  ///< 0: not known
+  std::string whose;  ///< "--max-memory allows", "the GPU has"
+  bool allows(const MemoryPlan& plan) const { return bytes <= 0 || plan.total_bytes() <= bytes; }
+};
+
+/// --max-memory, and what the device has: free memory of a GPU, all memory of the machine.
+MemoryLimit memory_limit(const CommonOptions& options);
+
+/// A setting that fits: "--segment 512" and what it needs.
+struct FittingSetting {
+  std::string flags;
+  int64_t bytes = 0;
+};
+
+/// Throws kUsage when the plan is not within the limit, naming the settings that `instead` found.
+[[noreturn]] void refuse_plan(const MemoryPlan& plan, const MemoryLimit& limit,
+                              const std::vector<FittingSetting>& instead);
+
+/// The largest of `first`, `first` / 2, ... >= `least` whose plan (by plan_of) is within the limit,
+/// and its bytes; 0 when there is none.
+template <class PlanOf>
+std::pair<int64_t, int64_t> largest_that_fits(int64_t first, int64_t least,
+                                              const MemoryLimit& limit, PlanOf&& plan_of) {
+  for (int64_t value = first; value >= least; value /= 2) {
+    const MemoryPlan plan = plan_of(value);
+    if (limit.allows(plan)) return {value, plan.total_bytes()};
+  }
+  return {0, 0};
+}
+
+}  // namespace gmamba

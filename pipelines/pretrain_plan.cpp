@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pipelines/pretrain_plan.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "libmamba/core/text.h"
+#include "libmamba/state.h"
+#include "pipelines/memory_limit.h"
+
+namespace gmamba {
+namespace {
+
+constexpr int64_t kTokenBytes = 9;      // a token, its target and its weight
+constexpr int64_t kSlotsBeforeUse = 2;  // batches on their way to a GPU beside the one in use
+constexpr int64_t kSmallestContext = 64;
+constexpr int64_t kSmallestWidth = 16;
+
+/// Rows of one context cut into micro-batches of at most `computed` tokens.
+PretrainStage stage_of_context(const PretrainOptions& options, const ModelConfig& config,
+                               int64_t context, int64_t computed) {
+  PretrainStage stage;
+  stage.context = context;
+  stage.segment = std::min(context, computed);
+  // a step has no fewer tokens than the whole context, so that all its stages have as many
+  const int64_t tokens = std::max(options.training.batch_tokens, options.context);
+  const int64_t rows = tokens / context;
+  const int64_t most = std::max<int64_t>(1, computed / context);
+  stage.micro_batches = (rows + most - 1) / most;
+  stage.rows = (rows + stage.micro_batches - 1) / stage.micro_batches;
+  if (options.carry) stage.extra_bytes += SequenceState::bytes(config, stage.step_rows());
+  if (!arithmetic_of(options.common).device.is_cpu()) {
+    stage.extra_bytes += kSlotsBeforeUse * kTokenBytes * stage.rows * stage.segment;
+  }
+  return stage;
+}
+
+MemoryPlan memory_of(const PretrainStage& stage, const PretrainOptions& options,
+                     const ModelConfig& config, int64_t device_bytes) {
+  const Arithmetic arithmetic = arithmetic_of(options.common);
+  const int64_t whole = whole_layers_within(device_bytes - stage.extra_bytes, config, stage.rows,
+                                            stage.context, stage.segment, arithmetic);
+  MemoryPlan plan =
+      plan_training(config, stage.rows, stage.context, stage.segment, arithmetic, whole);
+  if (stage.extra_bytes > 0) {
+    plan.items.push_back({options.carry ? "carried states, input on its way" : "input on its way",
+                          stage.extra_bytes});
+  }
+  return plan;
+}
+
+/// The first steps of the stages: those before the last share `share` of all steps equally.
+void set_steps(PretrainPlan& plan, const PretrainOptions& options) {
+  const int64_t step_tokens = plan.last().step_tokens();
+  plan.steps = options.training.steps > 0
+                   ? options.training.steps
+                   : std::max<int64_t>(1, (options.tokens + step_tokens / 2) / step_tokens);
+  const auto before_last = static_cast<double>(plan.stages.size() - 1);
+  const double share = options.context_warmup_share.value_or(before_last / (before_last + 1));
+  const double steps_each =
+      before_last > 0 ? share * static_cast<double>(plan.steps) / before_last : 0;
+  for (size_t i = 0; i < plan.stages.size(); ++i) {
+    plan.stages[i].first_step = std::llround(steps_each * static_cast<double>(i));
+  }
+  // what got no step in a short run is left out
+  for (size_t i = plan.stages.size() - 1; i-- > 0;) {
+    if (plan.stages[i].first_step == plan.stages[i + 1].first_step) {
+      plan.stages.erase(plan.stages.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+}
+
+PretrainPlan plan_cut(const PretrainOptions& options, const ModelConfig& config, int64_t computed) {
+  PretrainPlan plan;
+  plan.device_bytes = step_memory(options.common.max_memory, arithmetic_of(options.common).device);
+  const std::vector<int64_t> contexts =
+      options.context_warmup ? warmup_contexts(options.context_warmup_from, options.context)
+                             : std::vector<int64_t>{options.context};
+  for (const int64_t context : contexts) {
+    plan.stages.push_back(stage_of_context(options, config, context, computed));
+  }
+  set_steps(plan, options);
+  for (const PretrainStage& stage : plan.stages) {
+    MemoryPlan memory = memory_of(stage, options, config, plan.device_bytes);
+    if (memory.total_bytes() > plan.memory.total_bytes()) plan.memory = std::move(memory);
+  }
+  return plan;
+}
+
+int64_t power_below(int64_t value) {
+  int64_t power = 1;
+  while (power * 2 < value) power *= 2;
+  return power;
+}
+
+/// One setting of each kind that fits, the others being as they are but for a smaller --segment.
+std::vector<FittingSetting> fitting_settings(const PretrainOptions& options,
+                                             const MakeConfig& config_of,
+                                             const MemoryLimit& limit) {
+  std::vector<FittingSetting> found;
+  const int64_t usual = default_segment(arithmetic_of(options.common).device);
+  const int64_t computed = options.common.segment > 0 ? options.common.segment : usual;
+  const auto add = [&](const PretrainOptions& changed, const std::string& flags, int64_t first) {
+    const ModelConfig config = config_of(changed);
+    const auto [segment, bytes] =
+        largest_that_fits(first, kSmallestSegment, limit,
+                          [&](int64_t value) { return plan_cut(changed, config, value).memory; });
+    if (segment == 0) return false;
+    found.push_back({concat(flags, flags.empty() ? "" : " ", "--segment ", segment), bytes});
+    return true;
+  };
+  if (add(options, "", power_below(computed))) return found;
+  PretrainOptions changed = options;
+  for (changed.context = power_below(options.context); changed.context >= kSmallestContext;
+       changed.context /= 2) {
+    changed.context_warmup =
+        options.context_warmup && changed.context > options.context_warmup_from;
+    if (add(changed, concat("--context ", changed.context), computed)) break;
+  }
+  if (!options.init.empty()) return found;  // its size is given
+  changed = options;
+  for (changed.d_model = power_below(options.d_model); changed.d_model >= kSmallestWidth;
+       changed.d_model /= 2) {
+    if (add(changed, concat("--d-model ", changed.d_model), computed)) break;
+  }
+  return found;
+}
+
+}  // namespace
+
+size_t PretrainPlan::stage_of(int64_t step) const {
+  size_t found = 0;
+  while (found + 1 < stages.size() && stages[found + 1].first_step <= step) ++found;
+  return found;
+}
+
+int64_t PretrainPlan::tokens_left(int64_t step) const {
+  int64_t tokens = 0;
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const int64_t end = i + 1 < stages.size() ? stages[i + 1].first_step : steps;
+    tokens +=
+        std::max<int64_t>(0, end - std::max(step, stages[i].first_step)) * stages[i].step_tokens();
+  }
+  return tokens;
+}
+
+std::string PretrainPlan::text() const {
+  std::string out = memory.text();
+  for (size_t i = 0; i + 1 < stages.size(); ++i) {
+    const PretrainStage& stage = stages[i];
+    out +=
+        concat("context ", format_count(stage.context), " in steps ",
+               format_count(stage.first_step + 1), " to ", format_count(stages[i + 1].first_step),
+               ": ", stage.micro_batches, " micro-batches of ", stage.rows, " rows\n");
+  }
+  return concat(out, "steps ", steps, ", each ", last().micro_batches, " micro-batches of ",
+                last().rows, " x ", last().context, " tokens");
+}
+
+std::vector<int64_t> warmup_contexts(int64_t from, int64_t context) {
+  std::vector<int64_t> contexts;
+  for (int64_t shorter = from; shorter < context; shorter *= 2) contexts.push_back(shorter);
+  contexts.push_back(context);
+  return contexts;
+}
+
+PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& config_of) {
+  const ModelConfig config = config_of(options);
+  const MemoryLimit limit = memory_limit(options.common);
+  int64_t computed = options.common.segment > 0
+                         ? options.common.segment
+                         : default_segment(arithmetic_of(options.common).device);
+  PretrainPlan plan = plan_cut(options, config, computed);
+  while (options.common.segment == 0 && !limit.allows(plan.memory) && computed > kSmallestSegment) {
+    computed /= 2;
+    plan = plan_cut(options, config, computed);
+  }
+  if (!limit.allows(plan.memory)) {
+    refuse_plan(plan.memory, limit, fitting_settings(options, config_of, limit));
+  }
+  return plan;
+}
+
+}  // namespace gmamba

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+/// How a pretraining run is cut: the contexts that it grows through, the micro-batches of a step,
+/// and the memory that the largest of them takes.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "libmamba/memory_plan.h"
+#include "pipelines/pretrain.h"
+
+namespace gmamba {
+
+/// Steps of one context: `micro_batches` batches of `rows` x `context` tokens each, of which
+/// `segment` tokens of a row are computed at once.
+struct PretrainStage {
+  int64_t first_step = 0;  ///< steps made before it
+  int64_t context = 0;
+  int64_t segment = 0;
+  int64_t rows = 0;
+  int64_t micro_batches = 0;
+  int64_t extra_bytes = 0;  ///< of carried states and of input on its way to a GPU
+
+  int64_t step_rows() const { return rows * micro_batches; }
+  int64_t step_tokens() const { return step_rows() * context; }
+};
+
+struct PretrainPlan {
+  std::vector<PretrainStage> stages;  ///< by growing context; the last has the whole context
+  int64_t steps = 0;
+  int64_t device_bytes = 0;  ///< of a GPU that a step may take; 0 on a CPU
+  MemoryPlan memory;         ///< of the stage that needs most
+
+  /// Of the step that comes after `step` finished ones.
+  size_t stage_of(int64_t step) const;
+  const PretrainStage& last() const { return stages.back(); }
+  /// Tokens of the steps after the first `step` ones.
+  int64_t tokens_left(int64_t step) const;
+  std::string text() const;
+};
+
+/// The contexts that a run grows through: the first one doubled until the whole is reached.
+std::vector<int64_t> warmup_contexts(int64_t from, int64_t context);
+
+using MakeConfig = std::function<ModelConfig(const PretrainOptions&)>;
+
+/// Without --segment the device's usual one is halved until the plan fits. Throws kUsage when it
+/// does not: the message names settings with which it does.
+PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& config_of);
+
+}  // namespace gmamba

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What plans promise against what is taken: within five percent on the CPU.
+#include "libmamba/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "libmamba/core/text.h"
+#include "libmamba/model.h"
+
+namespace gmamba {
+namespace {
+
+constexpr Device kCpu{};
+
+struct PlanCase {
+  int64_t d_model, layers, batch, context, segment;
+  bool tied = true;
+};
+
+std::string name_of(const testing::TestParamInfo<PlanCase>& info) {
+  const PlanCase& c = info.param;
+  return concat("d", c.d_model, "_l", c.layers, "_", c.batch, "x", c.context, "_s", c.segment,
+                c.tied ? "" : "_untied");
+}
+
+ModelConfig config_of(const PlanCase& c) {
+  ModelConfig config;
+  config.vocab_size = 16;
+  config.d_model = c.d_model;
+  config.n_layers = c.layers;
+  config.dt_rank = ModelConfig::auto_dt_rank(c.d_model);
+  config.tie_embeddings = c.tied;
+  return config;
+}
+
+void expect_within_five_percent(const MemoryPlan& plan, int64_t measured) {
+  const auto ratio =
+      static_cast<double>(plan.total_bytes()) / static_cast<double>(std::max<int64_t>(1, measured));
+  EXPECT_NEAR(ratio, 1, 0.05) << "planned over measured (" << format_bytes(measured) << "):\n"
+                              << plan.text();
+}
+
+class MemoryPlans : public testing::TestWithParam<PlanCase> {};
+
+INSTANTIATE_TEST_SUITE_P(, MemoryPlans,
+                         testing::Values(PlanCase{64, 4, 1, 2048, 2048},   // one piece
+                                         PlanCase{64, 4, 8, 256, 256},     // a batch
+                                         PlanCase{64, 4, 1, 8192, 1024},   // segments
+                                         PlanCase{64, 4, 1, 16384, 256},   // many of them
+                                         PlanCase{128, 2, 3, 500, 500},    // few layers, odd sizes
+                                         PlanCase{32, 12, 2, 1024, 1024},  // many layers
+                                         PlanCase{128, 3, 4, 512, 512, false}),
+                         name_of);
+
+TEST_P(MemoryPlans, AForwardPassTakesWhatIsPlanned) {
+  const PlanCase& c = GetParam();
+  const ModelConfig config = config_of(c);
+  const int64_t length = std::min(c.context, c.segment);
+  Backend& backend = backend_for(DeviceKind::kCpu);
+  const int64_t before = backend.allocated_bytes(0);
+  Context ctx(kCpu, {.threads = 2});
+  Model model(config, kCpu);
+  SequenceState state(config, c.batch, kCpu);
+  const int64_t owned = backend.allocated_bytes(0) - before;
+  const std::vector<uint8_t> tokens(static_cast<size_t>(c.batch * length), 8);
+  const Shape shape = {c.batch, length};
+  {
+    const Arena::Scope scope(ctx.arena());
+    const TensorView hidden = ctx.arena().f32({c.batch, length, config.d_model});
+    const TensorView logits = ctx.arena().f32({c.batch * length, config.vocab_size});
+    model.forward(ctx, host_view(tokens.data(), shape), state, hidden);
+    model.logits(ctx, hidden.reshape({c.batch * length, config.d_model}), logits);
+  }
+  expect_within_five_percent(plan_forward(config, c.batch, length),
+                             owned + ctx.arena().peak_bytes());
+}
+
+}  // namespace
+}  // namespace gmamba
