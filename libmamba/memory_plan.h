@@ -26,6 +26,12 @@ inline int64_t default_segment(Device device) {
   return device.is_cpu() ? int64_t{2048} : int64_t{131072};
 }
 
+/// The same for training, where a search for what fits begins: a GPU is best filled by a whole
+/// step, and a sequence that is one segment is read once instead of twice.
+inline int64_t default_training_segment(Device device) {
+  return device.is_cpu() ? default_segment(device) : int64_t{1} << 20;
+}
+
 /// Where the search for a segment that fits ends.
 constexpr int64_t kSmallestSegment = 64;
 

@@ -169,7 +169,7 @@ PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& 
   const MemoryLimit limit = memory_limit(options.common);
   int64_t computed = options.common.segment > 0
                          ? options.common.segment
-                         : default_segment(arithmetic_of(options.common).device);
+                         : default_training_segment(arithmetic_of(options.common).device);
   PretrainPlan plan = plan_cut(options, config, computed);
   while (options.common.segment == 0 && !limit.allows(plan.memory) && computed > kSmallestSegment) {
     computed /= 2;
