@@ -64,4 +64,7 @@ struct SelectiveScanBackward {
 };
 void selective_scan_backward(Context& ctx, const SelectiveScanBackward& args);
 
+/// Scratch that the backward pass takes on a CPU.
+int64_t scan_backward_scratch_cpu(int64_t batch, int64_t length, int64_t d_inner, int64_t d_state);
+
 }  // namespace gmamba

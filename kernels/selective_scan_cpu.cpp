@@ -433,3 +433,16 @@ void selective_scan_combine(Context& ctx, ConstTensorView A, ConstTensorView del
 }
 
 }  // namespace gmamba::cpu
+
+namespace gmamba {
+
+int64_t scan_backward_scratch_cpu(int64_t batch, int64_t length, int64_t d_inner, int64_t d_state) {
+  const cpu::BackwardPlan plan(batch, length, d_inner, d_state);
+  const int64_t tokens = plan.group * plan.stretch * plan.units.blocks * d_state;
+  const int64_t channels = plan.group * d_inner;
+  return 2 * tokens * size_of(DType::kF32) +
+         plan.units.chunks * channels * (d_state + 2) * size_of(DType::kF64) +
+         2 * channels * d_state * size_of(DType::kF32);
+}
+
+}  // namespace gmamba

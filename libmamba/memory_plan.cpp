@@ -72,7 +72,11 @@ int64_t in_flight(const ModelConfig& config, int64_t rows, const Arithmetic& ari
 int64_t kernel_scratch(const ModelConfig& config, int64_t batch, int64_t rows,
                        const Arithmetic& arithmetic) {
   const int64_t states = 2 * SequenceState::bytes(config, batch) / config.n_layers;
-  if (arithmetic.device.is_cpu()) return states;
+  if (arithmetic.device.is_cpu()) {
+    return checked_add(
+        states, scan_backward_scratch_cpu(batch, rows / batch, config.d_inner(), config.d_state),
+        "activations");
+  }
   // the library's workspace, and partial sums of which there are as many as fill the machine
   constexpr int64_t kPartials = int64_t{96} << 20;
   const int64_t groups = (config.d_inner() + 63) / 64;
