@@ -13,7 +13,6 @@ namespace gmamba {
 namespace {
 
 constexpr int64_t kFloat = 4;
-constexpr int64_t kTokenBytes = 9;  // a token, its target and its weight
 
 /// Bytes of a block's rows; `act` is the size of an activation.
 struct Widths {

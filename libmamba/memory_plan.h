@@ -32,6 +32,9 @@ inline int64_t default_training_segment(Device device) {
   return device.is_cpu() ? default_segment(device) : int64_t{1} << 20;
 }
 
+/// Input of one position of a language model: a token, its target and its weight.
+constexpr int64_t kTokenBytes = 9;
+
 /// Where the search for a segment that fits ends.
 constexpr int64_t kSmallestSegment = 64;
 

@@ -13,7 +13,6 @@ namespace {
 
 /// Host memory for batches made ahead; one is always made.
 constexpr int64_t kAheadBytes = int64_t{256} << 20;
-constexpr int64_t kTokenBytes = 9;
 
 using Clock = std::chrono::steady_clock;
 

@@ -11,7 +11,6 @@
 namespace gmamba {
 namespace {
 
-constexpr int64_t kTokenBytes = 9;      // a token, its target and its weight
 constexpr int64_t kSlotsBeforeUse = 2;  // batches on their way to a GPU beside the one in use
 constexpr int64_t kSmallestContext = 64;
 constexpr int64_t kSmallestWidth = 16;

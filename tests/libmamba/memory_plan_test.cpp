@@ -12,7 +12,6 @@ namespace gmamba {
 namespace {
 
 constexpr Device kCpu{};
-constexpr int64_t kTokenBytes = 9;
 
 struct PlanCase {
   int64_t d_model, layers, batch, context, segment;
