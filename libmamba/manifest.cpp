@@ -72,6 +72,24 @@ std::vector<ListedFile> parse_manifest(std::string_view text, int64_t step, std:
   return out;
 }
 
+std::vector<ListedFile> read_manifest(const fs::path& folder, int64_t step) {
+  const fs::path path = folder / kManifest;
+  std::error_code code;
+  require(fs::is_regular_file(path, code), ErrorKind::kInput, shown(path), ": is missing");
+  return parse_manifest(read_file(path, kLongest), step, shown(path));
+}
+
+void verify_file(const fs::path& folder, const ListedFile& listed) {
+  const fs::path file = folder / listed.name;
+  std::error_code code;
+  require(fs::is_regular_file(file, code), ErrorKind::kInput, shown(file), ": is missing");
+  const int64_t bytes = bytes_of(file);
+  require(bytes == listed.bytes, ErrorKind::kInput, shown(file), ": expected ", listed.bytes,
+          " bytes, found ", bytes);
+  require(sha256_file(file) == listed.sha256, ErrorKind::kInput, shown(file),
+          ": its content is not what was written (SHA-256 differs from manifest.json)");
+}
+
 }  // namespace
 
 void write_manifest(const fs::path& folder, int64_t step) {
@@ -92,18 +110,14 @@ void check_manifest_text(std::string_view text, int64_t step, std::string_view n
 }
 
 void verify_manifest(const fs::path& folder, int64_t step) {
-  const fs::path path = folder / kManifest;
-  std::error_code code;
-  require(fs::is_regular_file(path, code), ErrorKind::kInput, shown(path), ": is missing");
-  for (const ListedFile& listed : parse_manifest(read_file(path, kLongest), step, shown(path))) {
-    const fs::path file = folder / listed.name;
-    require(fs::is_regular_file(file, code), ErrorKind::kInput, shown(file), ": is missing");
-    const int64_t bytes = bytes_of(file);
-    require(bytes == listed.bytes, ErrorKind::kInput, shown(file), ": expected ", listed.bytes,
-            " bytes, found ", bytes);
-    require(sha256_file(file) == listed.sha256, ErrorKind::kInput, shown(file),
-            ": its content is not what was written (SHA-256 differs from manifest.json)");
+  for (const ListedFile& listed : read_manifest(folder, step)) verify_file(folder, listed);
+}
+
+void verify_manifest(const fs::path& folder, int64_t step, std::string_view file) {
+  for (const ListedFile& listed : read_manifest(folder, step)) {
+    if (listed.name == file) return verify_file(folder, listed);
   }
+  fail(ErrorKind::kInput, shown(folder / kManifest), ": does not list ", printable(file));
 }
 
 }  // namespace gmamba

@@ -16,6 +16,8 @@ void write_manifest(const std::filesystem::path& folder, int64_t step);
 /// is not exactly what was written or is that of another step (-1: any). Files it does not list are
 /// ignored.
 void verify_manifest(const std::filesystem::path& folder, int64_t step);
+/// The same of one of its files alone, which it must list.
+void verify_manifest(const std::filesystem::path& folder, int64_t step, std::string_view file);
 
 /// The same for a manifest's text: checks it without looking at files; the part that hostile bytes
 /// reach first.

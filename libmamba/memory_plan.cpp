@@ -166,11 +166,14 @@ int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t batch, i
   return most - 4 * kFloat * ParameterLayout(config).buffer_size() - kTokenBytes * batch * segment;
 }
 
-int64_t step_memory(int64_t max_memory, Device device) {
+int64_t step_memory(int64_t max_memory, int64_t bytes) {
   constexpr int64_t kLeftFree = int64_t{2} << 30;
+  return max_memory > 0 ? std::min(max_memory, bytes) : std::max<int64_t>(0, bytes - kLeftFree);
+}
+
+int64_t step_memory(int64_t max_memory, Device device) {
   if (device.is_cpu()) return 0;
-  if (max_memory > 0) return max_memory;
-  return std::max<int64_t>(0, backend_for(device.kind).free_bytes(device.index) - kLeftFree);
+  return step_memory(max_memory, backend_for(device.kind).free_bytes(device.index));
 }
 
 int64_t whole_layers_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,

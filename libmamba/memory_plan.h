@@ -68,8 +68,10 @@ MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t conte
                          const Arithmetic& arithmetic = {}, int64_t whole_layers = 0);
 /// Of `most` bytes for a step, those that are left for its activations (Trainer::limit_scratch).
 int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t segment);
-/// What a step may take of a GPU, or 0 on a CPU: `max_memory`, or where that is 0 all that is free
-/// but a reserve for other programs.
+/// What a step may take of a GPU's `bytes`: `max_memory` of them, or where that is 0 all but a
+/// reserve for other programs.
+int64_t step_memory(int64_t max_memory, int64_t bytes);
+/// The same of what is free of a device now; 0 on a CPU.
 int64_t step_memory(int64_t max_memory, Device device);
 /// The most layers of a GPU's step that can keep everything within `most` bytes; 0 on a CPU.
 int64_t whole_layers_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,

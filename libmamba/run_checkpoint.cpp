@@ -168,6 +168,11 @@ void read_moments(const SafetensorsReader& reader, std::string_view prefix, cons
   to = to.device().is_cpu() ? std::move(host) : host.clone_to(to.device());
 }
 
+Json read_state(const fs::path& folder) {
+  const fs::path path = folder / kState;
+  return parse_json(read_file(path, kLongestState), shown(path), {.depth = 64});
+}
+
 Checkpoint load_checkpoint(const fs::path& folder, int64_t step, Device device, Log* log) {
   verify_checkpoint(folder);
   Model model = load_model(folder, device, log);
@@ -181,8 +186,7 @@ Checkpoint load_checkpoint(const fs::path& folder, int64_t step, Device device, 
           ": expected ", 2 * layout->all().size(), " tensors, found ", reader.entries().size());
   read_moments(reader, kFirst, moments, exp_avg);
   read_moments(reader, kSecond, moments, exp_avg_sq);
-  const fs::path state = folder / kState;
-  Json trainer_state = parse_json(read_file(state, kLongestState), shown(state), {.depth = 64});
+  Json trainer_state = read_state(folder);
   return {std::move(model),
           std::move(exp_avg),
           std::move(exp_avg_sq),
@@ -235,6 +239,21 @@ std::vector<int64_t> list_checkpoints(const fs::path& run) {
 void verify_checkpoint(const fs::path& folder) {
   const fs::path named = folder.has_filename() ? folder : folder.parent_path();
   verify_manifest(folder, step_of(named.filename().string()));
+}
+
+std::optional<Json> newest_trainer_state(const fs::path& run) {
+  const std::vector<int64_t> steps = list_checkpoints(run);
+  for (size_t i = steps.size(); i-- > 0;) {
+    const fs::path folder = checkpoints_of(run) / folder_name(steps[i]);
+    try {
+      verify_manifest(folder, steps[i], kState);
+      return read_state(folder);
+    } catch (const Error& error) {
+      // load_newest_checkpoint says what is wrong with it
+      if (error.kind() != ErrorKind::kInput && error.kind() != ErrorKind::kIo) throw;
+    }
+  }
+  return std::nullopt;
 }
 
 std::optional<Checkpoint> load_newest_checkpoint(const fs::path& run, Device device, Log* log) {

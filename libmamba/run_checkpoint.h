@@ -41,6 +41,10 @@ void save_checkpoint(const std::filesystem::path& run, int64_t step, const Model
 std::optional<Checkpoint> load_newest_checkpoint(const std::filesystem::path& run, Device device,
                                                  Log* log);
 
+/// `trainer_state` of the newest checkpoint in which it is whole: what a run must know before it
+/// takes up the rest. Nothing is checked beyond it, and nothing there is an error.
+std::optional<Json> newest_trainer_state(const std::filesystem::path& run);
+
 /// Checks one checkpoint folder against its manifest; throws kInput naming the file that differs.
 void verify_checkpoint(const std::filesystem::path& folder);
 

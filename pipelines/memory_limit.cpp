@@ -7,15 +7,36 @@
 
 namespace gmamba {
 
-MemoryLimit memory_limit(const CommonOptions& options) {
-  const Device device = arithmetic_of(options).device;
+Machine machine_of(const CommonOptions& options) {
+  const Arithmetic arithmetic = arithmetic_of(options);
+  const Device device = arithmetic.device;
   const Backend& backend = backend_for(device.kind);
-  const int64_t has =
-      device.is_cpu() ? backend.total_bytes(device.index) : backend.free_bytes(device.index);
-  if (options.max_memory > 0 && (has == 0 || options.max_memory <= has)) {
-    return {options.max_memory, "--max-memory allows"};
+  const int64_t total = backend.total_bytes(device.index);
+  return {arithmetic, total, device.is_cpu() ? total : backend.free_bytes(device.index)};
+}
+
+std::string MemoryLimit::text() const {
+  return concat(whose, " ", format_bytes(bytes),
+                of_bytes > 0 ? concat(" of its ", format_bytes(of_bytes)) : "");
+}
+
+MemoryLimit memory_limit(int64_t max_memory, const Machine& machine) {
+  const int64_t has = machine.free_bytes;
+  if (max_memory > 0 && (has == 0 || max_memory <= has)) {
+    return {max_memory, "--max-memory allows"};
   }
-  return {has, device.is_cpu() ? "this machine has" : "the GPU has free"};
+  if (machine.arithmetic.device.is_cpu()) return {has, "this machine has"};
+  return {has, "the GPU has free", machine.total_bytes};
+}
+
+MemoryLimit memory_limit(const CommonOptions& options) {
+  return memory_limit(options.max_memory, machine_of(options));
+}
+
+MemoryLimit lasting_limit(int64_t max_memory, const Machine& machine) {
+  const bool cpu = machine.arithmetic.device.is_cpu();
+  if (cpu || machine.total_bytes == 0) return memory_limit(max_memory, machine);
+  return {step_memory(max_memory, machine.total_bytes), "the GPU has beside a reserve"};
 }
 
 void refuse_plan(const MemoryPlan& plan, const MemoryLimit& limit,
@@ -28,8 +49,8 @@ void refuse_plan(const MemoryPlan& plan, const MemoryLimit& limit,
   const auto largest = std::max_element(
       plan.items.begin(), plan.items.end(),
       [](const MemoryPlan::Item& a, const MemoryPlan::Item& b) { return a.bytes < b.bytes; });
-  fail(ErrorKind::kUsage, "the job needs ", format_bytes(plan.total_bytes()), ", ", limit.whose,
-       " ", format_bytes(limit.bytes), "; ",
+  fail(ErrorKind::kUsage, "the job needs ", format_bytes(plan.total_bytes()), ", ", limit.text(),
+       "; ",
        fitting.empty() ? concat("no setting of this model fits (", largest->what, " alone take ",
                                 format_bytes(largest->bytes), "); use a smaller model")
                        : concat("what fits: ", fitting));

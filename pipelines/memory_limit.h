@@ -12,14 +12,28 @@
 
 namespace gmamba {
 
+/// Where a job computes and the memory of that: of a CPU all counts as free. 0: not known.
+struct Machine {
+  Arithmetic arithmetic;
+  int64_t total_bytes = 0;
+  int64_t free_bytes = 0;
+};
+Machine machine_of(const CommonOptions& options);
+
 struct MemoryLimit {
-  int64_t bytes = 0;  ///< 0: not known
-  std::string whose;  ///< "--max-memory allows", "the GPU has"
+  int64_t bytes = 0;         ///< 0: not known
+  std::string whose;         ///< "--max-memory allows", "the GPU has free"
+  int64_t of_bytes = 0;      ///< of which it is a part; 0: no need to say so
+  std::string text() const;  ///< "the GPU has free 1.1 GiB of its 79.1 GiB"
   bool allows(const MemoryPlan& plan) const { return bytes <= 0 || plan.total_bytes() <= bytes; }
 };
 
 /// --max-memory, and what the device has: free memory of a GPU, all memory of the machine.
+MemoryLimit memory_limit(int64_t max_memory, const Machine& machine);
 MemoryLimit memory_limit(const CommonOptions& options);
+/// The same whatever other programs hold: of a GPU all but a reserve. By it work is cut whose
+/// result depends on the cut.
+MemoryLimit lasting_limit(int64_t max_memory, const Machine& machine);
 
 /// A setting that fits: "--segment 512" and what it needs.
 struct FittingSetting {

@@ -25,6 +25,8 @@ namespace {
 constexpr int64_t kEvaluationBases = 1 << 20;
 /// Contigs whose held-out loss is listed.
 constexpr size_t kContigsListed = 200;
+/// PretrainPlan::computed in a checkpoint.
+constexpr const char* kComputed = "tokens_at_once";
 
 ModelConfig new_config(const PretrainOptions& options, const Vocabulary& vocabulary) {
   ModelConfig config;
@@ -46,7 +48,7 @@ ModelConfig new_config(const PretrainOptions& options, const Vocabulary& vocabul
 
 /// What must be the same when a run goes on: all options but those of the surroundings, and the
 /// data.
-Json fingerprint(const PretrainOptions& given, const PretrainStage& stage, const Genome& genome) {
+Json fingerprint(const PretrainOptions& given, const PretrainPlan& plan, const Genome& genome) {
   PretrainOptions options = given;
   OptionList list;
   options.visit(list);
@@ -65,8 +67,13 @@ Json fingerprint(const PretrainOptions& given, const PretrainStage& stage, const
       print.erase(key);
     }
   }
-  print["segment"] = stage.segment;
-  print["rows"] = stage.rows;
+  print["segment"] = plan.last().segment;
+  print["rows"] = plan.last().rows;
+  if (plan.stages.size() > 1) {
+    Json rows = Json::array();
+    for (const PretrainStage& stage : plan.stages) rows.push_back(stage.rows);
+    print["rows"] = rows;
+  }
   Json files = Json::array();
   for (int32_t file = 0; file < genome.files(); ++file) {
     Json contigs = Json::array();
@@ -77,6 +84,13 @@ Json fingerprint(const PretrainOptions& given, const PretrainStage& stage, const
   }
   print["genomes"] = files;
   return print;
+}
+
+/// PretrainPlan::computed of the run that these options go on with; 0 where there is none.
+int64_t recorded_cut(const PretrainOptions& options) {
+  if (!options.training.resume) return 0;
+  const std::optional<Json> state = newest_trainer_state(options.common.out);
+  return state ? state->value(kComputed, int64_t{0}) : 0;
 }
 
 std::vector<Interval> at_most(const std::vector<Interval>& intervals, int64_t bases) {
@@ -152,7 +166,7 @@ class Pretraining {
       return init_ ? init_->config() : new_config(asked, tokenizer_->vocabulary());
     };
     config_ = config_of(options);
-    plan_ = plan_pretraining(options, config_of);
+    plan_ = plan_pretraining(options, config_of, machine_of(options.common), recorded_cut(options));
   }
 
   bool plan_only() {
@@ -164,7 +178,7 @@ class Pretraining {
 
   void run() {
     TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
-                    fingerprint(options_, plan_.last(), *genome_), job_.log);
+                    fingerprint(options_, plan_, *genome_), job_.log);
     std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
     feed_.emplace(*ctx_, config_, *genome_, *tokenizer_, split_, options_, plan_,
                   checkpoint ? checkpoint->step : 0, checkpoint ? &*checkpoint : nullptr);
@@ -285,7 +299,9 @@ class Pretraining {
   }
 
   void save(TrainingRun& run, const Trainer& trainer) {
-    run.save(trainer, feed_->state(), options_.training.keep, feed_->carried());
+    Json state = feed_->state();
+    state[kComputed] = plan_.computed;
+    run.save(trainer, std::move(state), options_.training.keep, feed_->carried());
     run.publish(trainer);
   }
 

@@ -6,7 +6,6 @@
 
 #include "libmamba/core/text.h"
 #include "libmamba/state.h"
-#include "pipelines/memory_limit.h"
 
 namespace gmamba {
 namespace {
@@ -17,7 +16,7 @@ constexpr int64_t kSmallestWidth = 16;
 
 /// Rows of one context cut into micro-batches of at most `computed` tokens.
 PretrainStage stage_of_context(const PretrainOptions& options, const ModelConfig& config,
-                               int64_t context, int64_t computed) {
+                               Device device, int64_t context, int64_t computed) {
   PretrainStage stage;
   stage.context = context;
   stage.segment = std::min(context, computed);
@@ -28,15 +27,15 @@ PretrainStage stage_of_context(const PretrainOptions& options, const ModelConfig
   stage.micro_batches = (rows + most - 1) / most;
   stage.rows = (rows + stage.micro_batches - 1) / stage.micro_batches;
   if (options.carry) stage.extra_bytes += SequenceState::bytes(config, stage.step_rows());
-  if (!arithmetic_of(options.common).device.is_cpu()) {
+  if (!device.is_cpu()) {
     stage.extra_bytes += kSlotsBeforeUse * kTokenBytes * stage.rows * stage.segment;
   }
   return stage;
 }
 
 MemoryPlan memory_of(const PretrainStage& stage, const PretrainOptions& options,
-                     const ModelConfig& config, int64_t device_bytes) {
-  const Arithmetic arithmetic = arithmetic_of(options.common);
+                     const ModelConfig& config, const Arithmetic& arithmetic,
+                     int64_t device_bytes) {
   const int64_t whole = whole_layers_within(device_bytes - stage.extra_bytes, config, stage.rows,
                                             stage.context, stage.segment, arithmetic);
   MemoryPlan plan =
@@ -69,18 +68,22 @@ void set_steps(PretrainPlan& plan, const PretrainOptions& options) {
   }
 }
 
-PretrainPlan plan_cut(const PretrainOptions& options, const ModelConfig& config, int64_t computed) {
+PretrainPlan plan_cut(const PretrainOptions& options, const ModelConfig& config,
+                      const Machine& machine, int64_t computed) {
+  const Arithmetic& arithmetic = machine.arithmetic;
   PretrainPlan plan;
-  plan.device_bytes = step_memory(options.common.max_memory, arithmetic_of(options.common).device);
+  plan.computed = computed;
+  plan.device_bytes =
+      arithmetic.device.is_cpu() ? 0 : step_memory(options.common.max_memory, machine.free_bytes);
   const std::vector<int64_t> contexts =
       options.context_warmup ? warmup_contexts(options.context_warmup_from, options.context)
                              : std::vector<int64_t>{options.context};
   for (const int64_t context : contexts) {
-    plan.stages.push_back(stage_of_context(options, config, context, computed));
+    plan.stages.push_back(stage_of_context(options, config, arithmetic.device, context, computed));
   }
   set_steps(plan, options);
   for (const PretrainStage& stage : plan.stages) {
-    MemoryPlan memory = memory_of(stage, options, config, plan.device_bytes);
+    MemoryPlan memory = memory_of(stage, options, config, arithmetic, plan.device_bytes);
     if (memory.total_bytes() > plan.memory.total_bytes()) plan.memory = std::move(memory);
   }
   return plan;
@@ -94,16 +97,16 @@ int64_t power_below(int64_t value) {
 
 /// One setting of each kind that fits, the others being as they are but for a smaller --segment.
 std::vector<FittingSetting> fitting_settings(const PretrainOptions& options,
-                                             const MakeConfig& config_of,
-                                             const MemoryLimit& limit) {
+                                             const MakeConfig& config_of, const Machine& machine) {
   std::vector<FittingSetting> found;
-  const int64_t usual = default_segment(arithmetic_of(options.common).device);
+  const MemoryLimit limit = memory_limit(options.common.max_memory, machine);
+  const int64_t usual = default_training_segment(machine.arithmetic.device);
   const int64_t computed = options.common.segment > 0 ? options.common.segment : usual;
   const auto add = [&](const PretrainOptions& changed, const std::string& flags, int64_t first) {
     const ModelConfig config = config_of(changed);
-    const auto [segment, bytes] =
-        largest_that_fits(first, kSmallestSegment, limit,
-                          [&](int64_t value) { return plan_cut(changed, config, value).memory; });
+    const auto [segment, bytes] = largest_that_fits(
+        first, kSmallestSegment, limit,
+        [&](int64_t value) { return plan_cut(changed, config, machine, value).memory; });
     if (segment == 0) return false;
     found.push_back({concat(flags, flags.empty() ? "" : " ", "--segment ", segment), bytes});
     return true;
@@ -123,6 +126,34 @@ std::vector<FittingSetting> fitting_settings(const PretrainOptions& options,
     if (add(changed, concat("--d-model ", changed.d_model), computed)) break;
   }
   return found;
+}
+
+/// Of a new run to which no --segment was given.
+PretrainPlan plan_usual_cut(const PretrainOptions& options, const ModelConfig& config,
+                            const Machine& machine) {
+  const MemoryLimit limit = lasting_limit(options.common.max_memory, machine);
+  int64_t computed = default_training_segment(machine.arithmetic.device);
+  PretrainPlan plan = plan_cut(options, config, machine, computed);
+  while (!limit.allows(plan.memory) && computed > kSmallestSegment) {
+    computed /= 2;
+    plan = plan_cut(options, config, machine, computed);
+  }
+  return plan;
+}
+
+/// A run keeps the cut that it began with: another one changes roundings, and with them all bits.
+[[noreturn]] void refuse_going_on(const PretrainPlan& plan, const PretrainOptions& options,
+                                  const MemoryLimit& limit,
+                                  const std::vector<FittingSetting>& instead) {
+  const std::string run = printable(options.common.out);
+  const bool by_segment = !instead.empty() && instead.front().flags.starts_with("--segment");
+  fail(ErrorKind::kUsage, "--resume: ", run, " goes on as it began, ",
+       format_count(plan.last().rows * plan.last().segment), " tokens at once, which needs ",
+       format_bytes(plan.memory.total_bytes()), ", ", limit.text(),
+       "; go on where there is as much",
+       by_segment ? concat(", or start a new run from its weights: --init ", run, " ",
+                           instead.front().flags, " (", format_bytes(instead.front().bytes), ")")
+                  : "");
 }
 
 }  // namespace
@@ -163,21 +194,17 @@ std::vector<int64_t> warmup_contexts(int64_t from, int64_t context) {
   return contexts;
 }
 
-PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& config_of) {
+PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& config_of,
+                              const Machine& machine, int64_t recorded) {
   const ModelConfig config = config_of(options);
-  const MemoryLimit limit = memory_limit(options.common);
-  int64_t computed = options.common.segment > 0
-                         ? options.common.segment
-                         : default_training_segment(arithmetic_of(options.common).device);
-  PretrainPlan plan = plan_cut(options, config, computed);
-  while (options.common.segment == 0 && !limit.allows(plan.memory) && computed > kSmallestSegment) {
-    computed /= 2;
-    plan = plan_cut(options, config, computed);
-  }
-  if (!limit.allows(plan.memory)) {
-    refuse_plan(plan.memory, limit, fitting_settings(options, config_of, limit));
-  }
-  return plan;
+  const int64_t asked = options.common.segment > 0 ? options.common.segment : recorded;
+  PretrainPlan plan = asked > 0 ? plan_cut(options, config, machine, asked)
+                                : plan_usual_cut(options, config, machine);
+  const MemoryLimit limit = memory_limit(options.common.max_memory, machine);
+  if (limit.allows(plan.memory)) return plan;
+  const std::vector<FittingSetting> instead = fitting_settings(options, config_of, machine);
+  if (options.common.segment > 0 || recorded == 0) refuse_plan(plan.memory, limit, instead);
+  refuse_going_on(plan, options, limit, instead);
 }
 
 }  // namespace gmamba

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "libmamba/memory_plan.h"
+#include "pipelines/memory_limit.h"
 #include "pipelines/pretrain.h"
 
 namespace gmamba {
@@ -28,6 +29,7 @@ struct PretrainStage {
 };
 
 struct PretrainPlan {
+  int64_t computed = 0;  ///< most tokens computed at once: with the options it makes the stages
   std::vector<PretrainStage> stages;  ///< by growing context; the last has the whole context
   int64_t steps = 0;
   int64_t device_bytes = 0;  ///< of a GPU that a step may take; 0 on a CPU
@@ -46,8 +48,12 @@ std::vector<int64_t> warmup_contexts(int64_t from, int64_t context);
 
 using MakeConfig = std::function<ModelConfig(const PretrainOptions&)>;
 
-/// Without --segment the device's usual one is halved until the plan fits. Throws kUsage when it
-/// does not: the message names settings with which it does.
-PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& config_of);
+/// Without --segment a run that goes on takes `recorded` tokens at once, which are those of its
+/// beginning (PretrainPlan::computed), whatever the device has now. A new one takes the device's
+/// usual number, halved until the plan fits --max-memory or the whole device but a reserve: other
+/// programs there have no say in it. Throws kUsage when what is free is not enough: the message
+/// names settings with which it is.
+PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& config_of,
+                              const Machine& machine, int64_t recorded = 0);
 
 }  // namespace gmamba

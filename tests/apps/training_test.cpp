@@ -345,6 +345,38 @@ TEST(TrainingRuns, RefuseWhatWouldLoseOrMixWork) {
   EXPECT_FALSE(fs::exists(folder / "x"));
 }
 
+TEST(TrainingRuns, GoOnWithTheCutThatTheyBeganWith) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  // a bound that asks for smaller micro-batches than the machine would take
+  const std::string words = " --keep 20 --max-memory 700KiB";
+  ASSERT_EQ(run(pretrain_words("whole", 12) + words, folder).code, 0);
+  fs::copy(folder / "whole", folder / "run", fs::copy_options::recursive);
+  for (const int64_t step : list_checkpoints(folder / "run")) {
+    std::string name = std::to_string(step);
+    name.insert(0, 8 - name.size(), '0');
+    if (step > 5) remove_tree(folder / "run" / "checkpoints" / ("step-" + name));
+  }
+  const std::string on = pretrain_words("run", 12) + " --keep 20 --resume";
+  const Outcome bound = run(pretrain_words("new", 12) + words + " --plan", folder);
+  const Outcome free = run(pretrain_words("new", 12) + " --plan", folder);
+  const Outcome resumed = run(on + " --plan", folder);
+  const auto cut = [](const Outcome& plan) { return plan.out.substr(plan.out.find("steps ")); };
+  EXPECT_NE(cut(free), cut(bound)) << "the bound does change the cut";
+  EXPECT_EQ(cut(resumed), cut(bound));
+  const Outcome little = run(on + " --max-memory 100KiB", folder);
+  EXPECT_EQ(little.code, 2);
+  EXPECT_TRUE(contains(little.err, "--resume: run goes on as it began, "));
+  EXPECT_TRUE(contains(little.err, "--max-memory allows 100 KiB"));
+  const Outcome other = run(on + " --segment 4096", folder);
+  EXPECT_EQ(other.code, 2);
+  EXPECT_TRUE(contains(other.err, "'rows' differs"));
+  const Outcome rest = run(on, folder);
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_EQ(weights(folder / "run"), weights(folder / "whole"));
+  EXPECT_EQ(losses(folder / "run"), losses(folder / "whole"));
+}
+
 TEST(TrainingRuns, ThreadsChangeNoBit) {
   const fs::path folder = test_folder();
   write_genome(folder / "genome.fa", 1);

@@ -321,6 +321,27 @@ TEST_F(RunCheckpointTest, NoneWholeIsAnErrorThatNamesEach) {
   expect_is(*load_newest_checkpoint(folder_, kCpu, nullptr), 2000);
 }
 
+TEST_F(RunCheckpointTest, TheStateIsReadAloneFromTheNewestInWhichItIsWhole) {
+  EXPECT_FALSE(newest_trainer_state(folder_).has_value());
+  save(folder_, 1000);
+  const std::string older = slurp(step_folder(1000) / "trainer_state.json");
+  save(folder_, 2000);
+  const fs::path newest = step_folder(2000) / "trainer_state.json";
+  const std::string text = slurp(newest);
+  spit(step_folder(2000) / "model.safetensors", "");  // of no concern here
+  EXPECT_EQ(newest_trainer_state(folder_), parse_json(text, "state"));
+  for (size_t i = 0; i < text.size(); i += 7) {
+    std::string flipped = text;
+    flipped[i] = static_cast<char>(flipped[i] ^ 1);
+    spit(newest, flipped);
+    EXPECT_EQ(newest_trainer_state(folder_), parse_json(older, "state")) << i;
+  }
+  fs::remove(newest);
+  EXPECT_EQ(newest_trainer_state(folder_), parse_json(older, "state"));
+  fs::remove(step_folder(1000) / "manifest.json");
+  EXPECT_FALSE(newest_trainer_state(folder_).has_value());
+}
+
 TEST_F(RunCheckpointTest, FailedSaveLeavesTheOldOnes) {
   save(folder_, 1000);
   const auto before = names_in(folder_ / "checkpoints");
