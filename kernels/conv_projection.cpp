@@ -62,28 +62,42 @@ void conv_projection_backward(Context& ctx, const ConvProjectionBackward& args) 
 
 }  // namespace parts
 
+namespace {
+
 // What conv1d reads and writes is checked by it as well; here is what the kernel of both needs.
 
-void conv_projection_forward(Context& ctx, const ConvProjectionForward& args) {
-  const Door door(ctx, "conv_projection_forward");
+struct Extents {
+  DType type;  // of activations
+  int64_t batch, length, width, taps, outputs;
+};
+
+/// What both passes read.
+template <class Args>
+Extents check_inputs(const Door& door, const char* operation, const Args& args) {
   const DType type = door.activation(args.x);
   door.first("x", args.x, type, 3);
   door.first("weight", args.weight, DType::kF32, 2);
   door.first("projection", args.projection, type, 2);
-  const int64_t batch = args.x.dim(0);
-  const int64_t length = args.x.dim(1);
-  const int64_t width = args.x.dim(2);
-  const int64_t taps = args.weight.dim(1);
-  const int64_t outputs = args.projection.dim(0);
-  require(taps >= 1, ErrorKind::kShape, "conv_projection_forward: weight ",
-          to_string(args.weight.shape()), " has no taps");
-  door.expect("weight", args.weight, DType::kF32, {width, taps});
-  door.optional("bias", args.bias, DType::kF32, {width});
-  door.optional("tail_in", args.tail_in, DType::kF32, {batch, taps - 1, width});
-  door.expect("projection", args.projection, type, {outputs, width});
-  door.expect("y", args.y, type, {batch, length, width});
-  door.expect("projected", args.projected, type, {batch * length, outputs});
-  door.optional("tail_out", args.tail_out, DType::kF32, {batch, taps - 1, width});
+  const Extents is = {type,          args.x.dim(0),      args.x.dim(1),
+                      args.x.dim(2), args.weight.dim(1), args.projection.dim(0)};
+  require(is.taps >= 1, ErrorKind::kShape, operation, ": weight ", to_string(args.weight.shape()),
+          " has no taps");
+  door.expect("weight", args.weight, DType::kF32, {is.width, is.taps});
+  door.optional("bias", args.bias, DType::kF32, {is.width});
+  door.optional("tail_in", args.tail_in, DType::kF32, {is.batch, is.taps - 1, is.width});
+  door.expect("projection", args.projection, type, {is.outputs, is.width});
+  door.expect("y", args.y, type, {is.batch, is.length, is.width});
+  return is;
+}
+
+}  // namespace
+
+void conv_projection_forward(Context& ctx, const ConvProjectionForward& args) {
+  constexpr const char* kName = "conv_projection_forward";
+  const Door door(ctx, kName);
+  const Extents is = check_inputs(door, kName, args);
+  door.expect("projected", args.projected, is.type, {is.batch * is.length, is.outputs});
+  door.optional("tail_out", args.tail_out, DType::kF32, {is.batch, is.taps - 1, is.width});
   require(args.tail_in.empty() || args.tail_in.data != args.tail_out.data, ErrorKind::kInternal,
           "conv_projection_forward: tail_in and tail_out are the same array");
   if (!ctx.device().is_cpu() && cuda::conv_projection_forward(ctx, args)) return;
@@ -91,31 +105,19 @@ void conv_projection_forward(Context& ctx, const ConvProjectionForward& args) {
 }
 
 void conv_projection_backward(Context& ctx, const ConvProjectionBackward& args) {
-  const Door door(ctx, "conv_projection_backward");
-  const DType type = door.activation(args.x);
-  door.first("x", args.x, type, 3);
-  door.first("weight", args.weight, DType::kF32, 2);
-  door.first("projection", args.projection, type, 2);
-  const int64_t batch = args.x.dim(0);
-  const int64_t length = args.x.dim(1);
-  const int64_t width = args.x.dim(2);
-  const int64_t taps = args.weight.dim(1);
-  const int64_t outputs = args.projection.dim(0);
-  require(taps >= 1, ErrorKind::kShape, "conv_projection_backward: weight ",
-          to_string(args.weight.shape()), " has no taps");
-  door.expect("dy", args.dy, type, {batch, length, width});
-  door.expect("dprojected", args.dprojected, type, {batch * length, outputs});
-  door.optional("dtail_out", args.dtail_out, DType::kF32, {batch, taps - 1, width});
-  door.expect("y", args.y, type, {batch, length, width});
-  door.expect("weight", args.weight, DType::kF32, {width, taps});
-  door.optional("bias", args.bias, DType::kF32, {width});
-  door.optional("tail_in", args.tail_in, DType::kF32, {batch, taps - 1, width});
-  door.expect("projection", args.projection, type, {outputs, width});
-  door.expect("dx", args.dx, type, {batch, length, width});
-  door.optional("dtail_in", args.dtail_in, DType::kF32, {batch, taps - 1, width});
-  door.expect("dweight", args.dweight, DType::kF32, {width, taps});
-  door.optional("dbias", args.dbias, DType::kF32, {width});
-  door.expect("dprojection", args.dprojection, DType::kF32, {outputs, width});
+  constexpr const char* kName = "conv_projection_backward";
+  const Door door(ctx, kName);
+  const Extents is = check_inputs(door, kName, args);
+  const std::initializer_list<int64_t> shape = {is.batch, is.length, is.width};
+  const std::initializer_list<int64_t> tail = {is.batch, is.taps - 1, is.width};
+  door.expect("dy", args.dy, is.type, shape);
+  door.expect("dprojected", args.dprojected, is.type, {is.batch * is.length, is.outputs});
+  door.optional("dtail_out", args.dtail_out, DType::kF32, tail);
+  door.expect("dx", args.dx, is.type, shape);
+  door.optional("dtail_in", args.dtail_in, DType::kF32, tail);
+  door.expect("dweight", args.dweight, DType::kF32, {is.width, is.taps});
+  door.optional("dbias", args.dbias, DType::kF32, {is.width});
+  door.expect("dprojection", args.dprojection, DType::kF32, {is.outputs, is.width});
   if (!ctx.device().is_cpu() && cuda::conv_projection_backward(ctx, args)) return;
   parts::conv_projection_backward(ctx, args);
 }
