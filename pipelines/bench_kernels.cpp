@@ -133,45 +133,50 @@ class KernelBench {
         [&] { linear_backward_weight(ctx_, y, x, dweight, {}, GradMode::kOverwrite); });
   }
 
+  /// What a convolution reads and writes; x and dx are halves of wider rows, as in a block.
+  struct Convolution {
+    TensorView x, y, dy, dx;     // (1, M, E)
+    TensorView weight, dweight;  // (E, K)
+    TensorView bias, dbias;      // (E)
+  };
+  Convolution convolution_arrays() {
+    Convolution c;
+    c.x = activation({1, M, 2 * E}).slice(2, 0, E);
+    c.y = activation({1, M, E});
+    c.dy = activation({1, M, E});
+    c.dx = activation({1, M, 2 * E}).slice(2, 0, E);
+    c.weight = floats({E, K});
+    c.bias = floats({E});
+    c.dweight = ctx_.arena().f32({E, K});
+    c.dbias = ctx_.arena().f32({E});
+    return c;
+  }
+
   void convolution() {
     const Arena::Scope scope(ctx_.arena());
-    const TensorView xz = activation({1, M, 2 * E});
-    const TensorView x = xz.slice(2, 0, E);
-    const TensorView y = activation({1, M, E});
-    const TensorView dxz = activation({1, M, 2 * E});
-    const TensorView weight = floats({E, K});
-    const TensorView bias = floats({E});
-    const TensorView dweight = ctx_.arena().f32({E, K});
-    const TensorView dbias = ctx_.arena().f32({E});
+    const Convolution c = convolution_arrays();
     const double e = m() * static_cast<double>(E);
-    row("convolution forward", concat("1 x ", M, " x ", E), m(), {.bytes = 2 * act_ * e, .exps = e},
-        [&] { conv1d_forward(ctx_, {.x = x, .weight = weight, .bias = bias, .y = y}); });
-    row("convolution backward", concat("1 x ", M, " x ", E), m(),
-        {.bytes = 3 * act_ * e, .exps = e}, [&] {
-          conv1d_backward(ctx_, {.dy = y,
-                                 .x = x,
-                                 .weight = weight,
-                                 .bias = bias,
-                                 .dx = dxz.slice(2, 0, E),
-                                 .dweight = dweight,
-                                 .dbias = dbias,
-                                 .mode = GradMode::kOverwrite});
-        });
+    const std::string shape = concat("1 x ", M, " x ", E);
+    row("convolution forward", shape, m(), {.bytes = 2 * act_ * e, .exps = e},
+        [&] { conv1d_forward(ctx_, {.x = c.x, .weight = c.weight, .bias = c.bias, .y = c.y}); });
+    row("convolution backward", shape, m(), {.bytes = 3 * act_ * e, .exps = e}, [&] {
+      conv1d_backward(ctx_, {.dy = c.dy,
+                             .x = c.x,
+                             .weight = c.weight,
+                             .bias = c.bias,
+                             .dx = c.dx,
+                             .dweight = c.dweight,
+                             .dbias = c.dbias,
+                             .mode = GradMode::kOverwrite});
+    });
   }
 
   void convolution_and_projection() {
     const Arena::Scope scope(ctx_.arena());
     const int64_t P = R + 2 * N;
-    const TensorView x = activation({1, M, 2 * E}).slice(2, 0, E);
-    const TensorView y = activation({1, M, E});
-    const TensorView dy = activation({1, M, E});
-    const TensorView dx = activation({1, M, 2 * E}).slice(2, 0, E);
+    const Convolution c = convolution_arrays();
     const TensorView projected = activation({M, P});
     const TensorView projection = activation({P, E}, 0.1F);
-    const TensorView weight = floats({E, K});
-    const TensorView bias = floats({E});
-    const TensorView dweight = ctx_.arena().f32({E, K});
-    const TensorView dbias = ctx_.arena().f32({E});
     const TensorView dprojection = ctx_.arena().f32({P, E});
     const double e = m() * static_cast<double>(E);
     const double p = m() * static_cast<double>(P);
@@ -179,25 +184,25 @@ class KernelBench {
     const double product = 2 * e * static_cast<double>(P);
     row("convolution + x_proj forward", shape, m(),
         {.bytes = act_ * (2 * e + p), .flops = product, .exps = e}, [&] {
-          conv_projection_forward(ctx_, {.x = x,
-                                         .weight = weight,
-                                         .bias = bias,
+          conv_projection_forward(ctx_, {.x = c.x,
+                                         .weight = c.weight,
+                                         .bias = c.bias,
                                          .projection = projection,
-                                         .y = y,
+                                         .y = c.y,
                                          .projected = projected});
         });
     row("convolution + x_proj backward", shape, m(),
         {.bytes = act_ * (3 * e + p), .flops = 2 * product, .exps = e}, [&] {
-          conv_projection_backward(ctx_, {.dy = dy,
+          conv_projection_backward(ctx_, {.dy = c.dy,
                                           .dprojected = projected,
-                                          .x = x,
-                                          .y = y,
-                                          .weight = weight,
-                                          .bias = bias,
+                                          .x = c.x,
+                                          .y = c.y,
+                                          .weight = c.weight,
+                                          .bias = c.bias,
                                           .projection = projection,
-                                          .dx = dx,
-                                          .dweight = dweight,
-                                          .dbias = dbias,
+                                          .dx = c.dx,
+                                          .dweight = c.dweight,
+                                          .dbias = c.dbias,
                                           .dprojection = dprojection,
                                           .mode = GradMode::kOverwrite});
         });
