@@ -180,15 +180,17 @@ __device__ inline void store_rows(T* to, const T* from, int stride, int rows, in
   }
 }
 
-/// Widens kCount elements of shared memory by a warp.
+/// Widens kCount elements of shared memory by a warp, times `factor`.
 template <int kCount, class T>
-__device__ inline void widen_tile(float* to, const T* from, int lane) {
+__device__ inline void widen_tile(float* to, const T* from, int lane, float factor = 1.0F) {
 #pragma unroll
   for (int i = 0; i < (kCount / 4 + 31) / 32; ++i) {
     const int quad = lane + i * 32;
     if (kCount / 4 % 32 != 0 && quad >= kCount / 4) break;
     float v[4];
     reinterpret_cast<const Packed<T, 4>*>(from)[quad].widen(v);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v[k] *= factor;
     store_shared(to + quad * 4, v);
   }
 }

@@ -14,7 +14,7 @@
 ///         tile ahead by asynchronous copies; then prepare (softplus, gate, splits), walk 12
 ///         positions for the states before windows, and per window walk and walk back, then finish
 /// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
-/// Floor   issue: 23 slots per state update; exponential unit: 1.75 x 16 + 6 per channel-position
+/// Floor   issue: 23 slots per state update; exponential unit: 1.75 x 16 + 5 per channel-position
 /// Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8, 16, 32 or 64
 #pragma once
 

@@ -48,7 +48,7 @@ __device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, i
     r.raw(raw, i, x);
     r.raw(raw + 2 * S::kRaw, i, dy);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) d[k] = softplus(d[k] + bias[k]);
+    for (int k = 0; k < 4; ++k) d[k] = softplus<bf16>(d[k] + bias[k]);
     if (t >= rows) d[0] = d[1] = d[2] = d[3] = 0.0F;
 #pragma unroll
     for (int k = 0; k < 4; ++k) x[k] *= d[k];

@@ -23,6 +23,7 @@ ForwardArgs<T> forward_args(const SelectiveScanForward& args) {
   p.A_stride = A.stride[0];
   p.D = vector_of<const float>(args.D);
   p.bias = vector_of<const float>(args.delta_bias);
+  p.open = p.z.empty() ? 1.0F : 0.0F;
   p.y = rows_of<T>(args.y);
   p.state_out = rows_of<float>(args.state_out);
   const auto saved = args.saved_states.as<float, 4>();

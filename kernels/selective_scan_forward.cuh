@@ -7,8 +7,10 @@
 ///         are widened to fp32 there and read as 16-byte broadcasts; y takes the place of u and
 ///         leaves in 16-byte pieces. No barrier beyond the warp, so warps run ahead of each other
 /// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
-/// Floor   exponential unit, d_state + 4 per channel and position at 16 per clock and SM, each of
-///         which also takes about three issue slots: 2.8 ms for 2^20 positions of 512 channels
+/// Units   delta in units of log(2), so that exp(delta A) is 2^(delta A); B is widened times log(2)
+/// Floor   exponential unit, d_state + 3 (f32: 4) per channel and position at 16 per clock and SM,
+///         each of which also takes about three issue slots: 2.6 ms for 2^20 positions of 512
+///         channels
 #pragma once
 
 #include "kernels/scan_stage.cuh"
@@ -33,6 +35,7 @@ struct ForwardArgs {
   int64_t batch = 0, length = 0;
   int64_t chunks = 1, chunk_length = 0;
   int d_inner = 0, d_state = 0;
+  float open = 0.0F;  // added to a gate: 1 where there is none, for then z is 0
   Vectors vectors;
 };
 
@@ -53,13 +56,11 @@ constexpr int forward_warp_bytes() {
          static_cast<int>(sizeof(WarpArrays<T>));
 }
 
-/// One position of two channels.
+/// One position of two channels; adds to y.
 template <int kStates>
 __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], const float* B,
                                     const float* C, const float (&A)[2][kStates],
                                     float (&h)[2][kStates], float (&y)[2]) {
-  float even[2] = {0.0F, 0.0F};
-  float odd[2] = {0.0F, 0.0F};
 #pragma unroll
   for (int n = 0; n < kStates; n += 4) {
     float b[4];
@@ -72,13 +73,10 @@ __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], co
       for (int i = 0; i < 2; ++i) {
         const float exponent = d[i] * A[i][n + k];
         h[i][n + k] = fmaf(ex2(exponent), h[i][n + k], x[i] * b[k]);
-        float& sum = k % 2 == 0 ? even[i] : odd[i];
-        sum = fmaf(c[k], h[i][n + k], sum);
+        y[i] = fmaf(c[k], h[i][n + k], y[i]);
       }
     }
   }
-  y[0] = even[0] + odd[0];
-  y[1] = even[1] + odd[1];
 }
 
 template <class T, int kStates, int kSplit, int kSavedEvery, int kUnroll, int kBlocks>
@@ -106,7 +104,6 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   const int channels = max(0, min(2, p.d_inner - e));  // of this thread
   const int states = max(0, min(kStates, p.d_state - n0));
   const bool gated = !p.z.empty();
-  const float open = gated ? 0.0F : 1.0F;
 
   // per stage: u, delta, z [kRows][kWidth]; B, C [kRows][kColumns]. Behind them B and C as fp32.
   constexpr int kBytes = forward_warp_bytes<T, kStates, kSplit>();
@@ -128,9 +125,10 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     const int count = i < channels ? states : 0;
     load_states(p.A + ei * p.A_stride + n0, count, p.vectors.states, A[i]);
 #pragma unroll
-    for (int n = 0; n < kStates; ++n) A[i][n] *= kLog2e, h[i][n] = 0.0F;
-    skip[i] = p.D == nullptr ? 0.0F : p.D[ei];
-    bias[i] = p.bias == nullptr ? 0.0F : p.bias[ei];
+    for (int n = 0; n < kStates; ++n) h[i][n] = 0.0F;
+    // one of the lanes that share a channel adds D u
+    skip[i] = p.D == nullptr || n0 != 0 ? 0.0F : p.D[ei];
+    bias[i] = p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
     if (!p.start.empty()) {
       load_states(p.start.at(b * p.chunks + chunk, ei) + n0, count, p.vectors.states, h[i]);
     }
@@ -206,7 +204,9 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     wait_for_copies<1>();
     __syncwarp();
     T* const u_tile = reinterpret_cast<T*>(mine + stage * kStageBytes);
-    widen_tile<2 * kRows * kColumns>(B_tile, u_tile + 3 * kRows * kWidth, lane);
+    const T* const tokens = u_tile + 3 * kRows * kWidth;
+    widen_tile<kRows * kColumns>(B_tile, tokens, lane, kLn2);
+    widen_tile<kRows * kColumns>(C_tile, tokens + kRows * kColumns, lane);
     __syncwarp();
     if (t % kSavedEvery == 0 && !p.saved.empty()) {
       float* const to = kept(arrays->saved) + t / kSavedEvery * p.saved.outer;
@@ -220,10 +220,10 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       reinterpret_cast<const Pair*>(at)->widen(u);
       reinterpret_cast<const Pair*>(at + kRows * kWidth)->widen(d);
       reinterpret_cast<const Pair*>(at + 2 * kRows * kWidth)->widen(z);
-      d[0] = softplus(d[0] + bias[0]);
-      d[1] = softplus(d[1] + bias[1]);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) d[i] = softplus2<T>(fmaf(d[i], kLog2e, bias[i]));
       const float x[2] = {d[0] * u[0], d[1] * u[1]};
-      float y[2];
+      float y[2] = {skip[0] * u[0], skip[1] * u[1]};
       forward_step<kStates>(d, x, B_tile + row * kColumns + n0, C_tile + row * kColumns + n0, A, h,
                             y);
 #pragma unroll
@@ -233,8 +233,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        // without a gate, z is zero and this is 1
-        y[i] = fmaf(skip[i], u[i], y[i]) * fmaf(z[i], sigmoid(z[i]), open);
+        y[i] *= fmaf(z[i], sigmoid(z[i]), p.open);
       }
       // the shuffle, or the lane's own order, puts this behind every read of u
       if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Pair*>(at) = Pair::of(y);

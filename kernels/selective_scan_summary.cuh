@@ -72,7 +72,7 @@ __device__ inline float sample_deltas(const T* delta, int64_t stride, int steps,
 #pragma unroll 8
   for (int i = 0; i < kSamples; ++i) {
     const int t = static_cast<int>(static_cast<int64_t>(steps) * i / kSamples);
-    sum += softplus(widen(delta[t * stride]) + bias);
+    sum += softplus<T>(widen(delta[t * stride]) + bias);
   }
   return sum * (1.0F / kSamples);
 }
@@ -298,7 +298,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
       for (int j = 0; j < kSub; ++j) {
         const T* const at = x_tile + (kGradient ? s + j : kRows - 1 - s - j) * kWidth;
         const float v = widen(at[0]);
-        const float d = softplus(widen(at[kRows * kWidth]) + bias);
+        const float d = softplus<T>(widen(at[kRows * kWidth]) + bias);
         if constexpr (kGradient) {
           const float z = widen(at[2 * kRows * kWidth]);
           sum += d;
