@@ -8,8 +8,9 @@
 
 #include "kernels/cuda_common.cuh"
 #include "kernels/scan_combine.cuh"
+#include "kernels/scan_summary_choice.cuh"
 #include "kernels/selective_scan.h"
-#include "kernels/selective_scan_summary.cuh"
+#include "kernels/selective_scan_summary_mma.cuh"
 
 namespace gmamba::cuda::scan {
 
@@ -117,6 +118,11 @@ inline int summary_width(int64_t d_inner, int64_t d_state) {
   return static_cast<int>(ceil_div(ceil_div(d_inner, ceil_div(d_inner, widest)), 8) * 8);
 }
 
+/// Blocks of the summary on tensor cores on an SM.
+constexpr int summary_mma_blocks(int64_t d_state) {
+  return d_state <= 16 ? 4 : d_state <= 32 ? 3 : 2;
+}
+
 /// How many pieces a chunk is cut into where only summaries of whole chunks are wanted, of
 /// `borders` chunks of `length` positions in all: what fills the machine; four times as many for
 /// long chunks, of which the last three quarters are mostly too far from the border to matter.
@@ -125,14 +131,16 @@ struct ChunkPieces {
   int near = 1;   // that are walked first
 };
 inline ChunkPieces cut_chunk(Context& ctx, int64_t length, int64_t borders, int64_t d_inner,
-                             int64_t d_state) {
+                             int64_t d_state, bool mma) {
   constexpr int64_t kShortest = 256;
   constexpr int64_t kLong = 8192;
-  const int64_t blocks = borders * ceil_div(d_inner, summary_width(d_inner, d_state));
-  const int64_t wanted =
-      std::max<int64_t>(1, multiprocessors(ctx) * kSummaryBlocks / std::max<int64_t>(1, blocks));
+  const int64_t sms = multiprocessors(ctx);
+  const int64_t blocks =
+      borders * ceil_div(d_inner, mma ? 16 * kSummaryMmaWarps : summary_width(d_inner, d_state));
+  const int64_t capacity = sms * (mma ? summary_mma_blocks(d_state) : kSummaryBlocks);
+  const int64_t wanted = std::max<int64_t>(1, capacity / std::max<int64_t>(1, blocks));
   const int64_t shortest = std::max<int64_t>(1, length / kShortest);
-  if (length < kLong) return {static_cast<int>(std::min(wanted, shortest)), 0};
+  if (length < kLong || mma) return {static_cast<int>(std::min(wanted, shortest)), 0};
   const auto count = static_cast<int>(std::min(wanted * 4, shortest));
   return {count, (count + 3) / 4};
 }
@@ -153,24 +161,83 @@ Kernel with_shared_memory(Kernel kernel, int bytes) {
   return kernel;
 }
 
+/// Finds out how the arrays of a summary may be read, and which stretches it must do: unless what
+/// all chunks come to is wanted (exact_sum), not that on which nothing follows, whose place is
+/// never read.
+template <bool kGradient, class T>
+void prepare_summary(SummaryArgs<T>& p) {
+  p.vectors.rows = in_pieces(p.x, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
+                   in_pieces(p.z, p.d_inner, 16);
+  p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
+  p.vectors.wide_tokens = in_pieces(p.w, p.d_state, 16);
+  p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
+  p.width = summary_width(p.d_inner, p.d_state);
+  p.first_stretch = kGradient && !p.exact_sum ? 1 : 0;
+  p.stretches = static_cast<int>(ceil_div(p.chunks, p.stretch)) - (p.exact_sum ? 0 : 1);
+}
+
+/// True when the summary's kernel on tensor cores can read what a prepared `p` points to.
+template <class T>
+bool fits_summary_mma(const SummaryArgs<T>& p) {
+  return sizeof(T) == 2 && p.vectors.rows && p.vectors.tokens;
+}
+
+/// Starts the summary's kernel of one channel per thread for what `p` says.
+template <bool kGradient, int kStates, int kSplit, class T>
+void start_summary(Context& ctx, const SummaryArgs<T>& p, int64_t units) {
+  const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks);
+  const auto kernel =
+      with_shared_memory(scan_summary_kernel<T, kStates, kSplit, kGradient, 8>, bytes);
+  kernel<<<grid_of(units * ceil_div(p.d_inner, p.width)), kSummaryThreads, bytes, stream_of(ctx)>>>(
+      p);
+}
+/// The same on tensor cores.
+template <bool kGradient, int kStates>
+void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {
+  constexpr int kBlocks = summary_mma_blocks(kStates);
+  using S = SummaryMmaShape<kStates, kGradient>;
+  const int bytes = spread(kSummaryMmaWarps * S::kBytes, kBlocks);
+  const auto kernel = with_shared_memory(
+      kGradient && !p.z.empty() ? scan_summary_mma_kernel<kStates, kGradient, kGradient, kBlocks>
+                                : scan_summary_mma_kernel<kStates, kGradient, false, kBlocks>,
+      bytes);
+  const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
+  kernel<<<grid_of(ceil_div(warps, kSummaryMmaWarps)), kSummaryMmaWarps * 32, bytes,
+           stream_of(ctx)>>>(p);
+}
+
+/// Where both kernels can summarise states of long chunks, the place where the device writes its
+/// choice; else nothing, and the one that fits is meant.
+template <bool kGradient>
+const int* choose_summary(Context& ctx, const SummaryArgs<bf16>& p) {
+  constexpr int64_t kLong =
+      2560;  // the kernel on tensor cores is always faster with shorter chunks
+  if (kGradient || p.chunk_length < kLong) return nullptr;
+  ChoiceArgs choice{p.A, p.A_stride, p.bias, p.chunk_length, p.d_inner, p.d_state, nullptr};
+  choice.mma = ctx.arena().tensor(DType::kI32, {1}).as<int32_t, 1>().data;
+  scan_summary_choice_kernel<kSummaryThreads><<<1, kSummaryThreads, 0, stream_of(ctx)>>>(choice);
+  return choice.mma;
+}
+
 /// Summaries of all chunks; where only whole stretches of chunks matter, of the first `near` chunks
 /// of each stretch, then of the others as far as they matter.
 template <bool kGradient, class T>
 void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
-  p.vectors.rows = in_pieces(p.x, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
-                   in_pieces(p.z, p.d_inner, 16);
-  p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
-  p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
-  p.width = summary_width(p.d_inner, p.d_state);
+  prepare_summary<kGradient>(p);
+  if (p.stretches == 0) return;
   if (near == 0) near = p.stretch;
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks);
-    const auto kernel =
-        with_shared_memory(scan_summary_kernel<T, kStates, kSplit, kGradient, 8>, bytes);
-    const int64_t units = p.batch * ceil_div(p.chunks, p.stretch) * ceil_div(p.d_inner, p.width);
     for (p.from = 0; p.from < p.stretch; p.from += p.count) {
       p.count = p.from == 0 ? near : p.stretch - near;
-      kernel<<<grid_of(units * p.count), kSummaryThreads, bytes, stream_of(ctx)>>>(p);
+      const int64_t units = p.batch * p.stretches * p.count;
+      if constexpr (sizeof(T) == 2) {
+        if (fits_summary_mma(p)) {
+          if (p.from == 0) p.mma = choose_summary<kGradient>(ctx, p);
+          start_summary_mma<kGradient, kStates * kSplit>(ctx, p, units);
+          if (p.mma == nullptr) continue;
+        }
+      }
+      start_summary<kGradient, kStates, kSplit>(ctx, p, units);
     }
   });
   check_launch(ctx, kGradient ? "scan_summary (gradient)" : "scan_summary", p.batch, " x ",

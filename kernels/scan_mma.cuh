@@ -62,10 +62,25 @@ __device__ inline uint4 split_pairs(const float (&v)[4]) {
   return out;
 }
 
-/// Copies kBytes asynchronously, or writes zeros where there is nothing to copy.
+/// 8 x 8 matrices of 16 bits in shared memory, turned over: lane l gives the address of row l % 8
+/// of matrix l / 8 and gets elements (2q, g) and (2q + 1, g) of each.
+__device__ inline void load_matrices(uint32_t (&to)[4], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(row)
+               : "memory");
+}
+__device__ inline void load_matrices(uint32_t (&to)[2], uint32_t row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(to[0]), "=r"(to[1])
+               : "r"(row)
+               : "memory");
+}
+
+/// Copies kBytes to an address of shared memory asynchronously, or writes zeros where there is
+/// nothing to copy.
 template <int kBytes>
-__device__ inline void copy_async_or_zero(void* to, const void* from, bool there) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+__device__ inline void copy_async_or_zero(uint32_t address, const void* from, bool there) {
   const int bytes = there ? kBytes : 0;
   if constexpr (kBytes == 16) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address), "l"(from),
@@ -76,6 +91,10 @@ __device__ inline void copy_async_or_zero(void* to, const void* from, bool there
                  "n"(kBytes), "r"(bytes)
                  : "memory");
   }
+}
+template <int kBytes>
+__device__ inline void copy_async_or_zero(void* to, const void* from, bool there) {
+  copy_async_or_zero<kBytes>(static_cast<uint32_t>(__cvta_generic_to_shared(to)), from, there);
 }
 
 }  // namespace gmamba::cuda::scan

@@ -209,9 +209,10 @@ struct WalkShape {
 
 /// Which accesses of a call may be whole vectors.
 struct Vectors {
-  bool rows = false;    // u, delta, z, y, dy: 16 bytes
-  bool tokens = false;  // B, C: 8 bytes
-  bool states = false;  // A and states: 16 bytes
+  bool rows = false;         // u, delta, z, y, dy: 16 bytes
+  bool tokens = false;       // B, C: 8 bytes
+  bool wide_tokens = false;  // 16 bytes
+  bool states = false;       // A and states: 16 bytes
 };
 
 /// Count states from `from`, zeros from `valid` on; 16 bytes at a time when `vector`, for which

@@ -62,11 +62,6 @@ bool fits_vectors(const BackwardArgs<T>& p) {
 template <class T>
 void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   constexpr int64_t kAlign = 64;
-  const ChunkPieces pieces =
-      cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner, p.d_state);
-  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kAlign) * kAlign;
-  p.chunk_length = piece * pieces.count;
-  p.chunks = ceil_div(p.length, p.chunk_length);
   SummaryArgs<T> s;
   s.x = p.dy;
   s.delta = p.delta;
@@ -77,10 +72,16 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   s.bias = p.bias;
   s.batch = p.batch;
   s.length = p.length;
-  s.chunks = ceil_div(p.length, piece);
-  s.chunk_length = piece;
   s.d_inner = p.d_inner;
   s.d_state = p.d_state;
+  prepare_summary<true>(s);
+  const ChunkPieces pieces =
+      cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner, p.d_state, fits_summary_mma(s));
+  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kAlign) * kAlign;
+  p.chunk_length = piece * pieces.count;
+  p.chunks = ceil_div(p.length, p.chunk_length);
+  s.chunks = ceil_div(p.length, piece);
+  s.chunk_length = piece;
   const int64_t rows = s.batch * s.chunks;
   float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
   s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};

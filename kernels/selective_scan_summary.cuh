@@ -5,10 +5,10 @@
 ///   gradient  sum over t of exp(A * sum of delta up to and with t) C dy silu(z): the gradient of
 ///             the incoming state when that of the outgoing one is zero; walked forwards
 /// Either walk starts where the decay is 1 and ends where it is smallest, so a group of four states
-/// stops once exp(A * sum) is below 2^-30 for all channels of the warp: exact to fp32 rounding, and
-/// most of the work where the memory is shorter than a chunk. The sum of delta that is kept is then
-/// that of the positions walked, unless the exact one is asked for.
-/// Order   how far a channel must be walked differs a hundredfold between channels, so the lanes of
+/// stops once exp(A * sum) is below kForgotten for all channels of the warp: exact to the rounding
+/// of what goes in, and most of the work where the memory is shorter than a chunk. The sum of delta
+/// that is kept is then that of the positions walked, unless the exact one is asked for. Order how
+/// far a channel must be walked differs a hundredfold between channels, so the lanes of
 ///         a block take its channels in the order of an estimate of that (from a sample of the
 ///         deltas, by a pure function of the data): then most warps have only channels that stop
 ///         early. The estimate decides what work is saved, never what is computed
@@ -25,8 +25,10 @@
 
 namespace gmamba::cuda::scan {
 
-/// log2 of the decay below which nothing is left in fp32.
-constexpr float kForgotten = 30.0F;
+/// log2 of the decay below which nothing is left: in fp32, and beside activations of bf16, whose
+/// rounding is 2^12 times as much.
+template <class T>
+constexpr float kForgotten = sizeof(T) == 4 ? 30.0F : 20.0F;
 constexpr int kSummaryThreads = 256;
 constexpr int kSummaryBlocks = 2;  // on an SM, with 128 registers per thread
 
@@ -46,6 +48,8 @@ struct SummaryArgs {
   // chunks [from, from + count) of every stretch, and stops where those before `from` leave
   // nothing.
   int stretch = 1, from = 0, count = 1;
+  int first_stretch = 0, stretches = 1;  // the stretches that are wanted
+  const int* mma = nullptr;  // where not null, 1 means the kernel on tensor cores, 0 the other
   int d_inner = 0, d_state = 0;
   int width = 0;  // channels of a block
   Vectors vectors;
@@ -123,16 +127,16 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   T* const tokens_at = tiles_at + S::kStages * S::kTile;
   float* const wide_at = reinterpret_cast<float*>(tokens_at + S::kStages * S::kTokens);
 
+  if (p.mma != nullptr && *p.mma != 0) return;
   const int thread = static_cast<int>(threadIdx.x);
   const int groups = (p.d_inner + p.width - 1) / p.width;
-  const int stretches = static_cast<int>((p.chunks + p.stretch - 1) / p.stretch);
   int64_t unit = blockIdx.x;
   const int first = static_cast<int>(unit % groups) * p.width;
   unit /= groups;
   const int piece = static_cast<int>(unit % p.count);
   unit /= p.count;
-  const int64_t chunk = unit % stretches * p.stretch + p.from + piece;
-  const int64_t b = unit / stretches;
+  const int64_t chunk = (unit % p.stretches + p.first_stretch) * p.stretch + p.from + piece;
+  const int64_t b = unit / p.stretches;
   if (chunk >= p.chunks) return;
   const int64_t row = b * p.chunks + chunk;
   const int64_t begin = chunk * p.chunk_length;
@@ -212,7 +216,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   fetch_tokens(2);
   commit_copies();
 
-  // what an item must walk, in sums of delta: for each four states up to 2^-30
+  // what an item must walk, in sums of delta: for each four states up to kForgotten
   const auto bias_of = [&](int e) { return p.bias == nullptr ? 0.0F : p.bias[e]; };
   const auto gone_before = [&](int e) {
     float sum = 0.0F;
@@ -232,7 +236,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
         slowest = fminf(slowest, -A[n]);
         endless = endless || !(A[n] < 0.0F);
       }
-      limit[g] = g * 4 >= count ? -INFINITY : endless ? INFINITY : kForgotten / slowest - gone;
+      limit[g] = g * 4 >= count ? -INFINITY : endless ? INFINITY : kForgotten<T> / slowest - gone;
     }
   };
   float A[kStates];
