@@ -74,7 +74,8 @@ void fill_normal(std::span<float> values, double deviation, Random& random) {
   for (float& value : values) value = static_cast<float>(deviation * random.normal());
 }
 
-/// Bias whose softplus is log-uniform in [dt_min, dt_max].
+/// Bias whose softplus is log-uniform in [dt_min, dt_max]. Channels may lie in any order; slow ones
+/// first, neighbours forget at about the same time, which the scan of long sequences on a GPU uses.
 void fill_dt_bias(std::span<float> values, const ModelConfig& config, Random& random) {
   const double low = std::log(config.dt_min);
   const double high = std::log(config.dt_max);
@@ -82,6 +83,7 @@ void fill_dt_bias(std::span<float> values, const ModelConfig& config, Random& ra
     const double delta = std::max(std::exp(random.uniform(low, high)), config.dt_init_floor);
     value = static_cast<float>(delta + std::log(-std::expm1(-delta)));
   }
+  std::sort(values.begin(), values.end());
 }
 
 void fill_a_log(std::span<float> values, int64_t d_state) {

@@ -207,6 +207,7 @@ TEST_F(InitializeTest, DecayRatesAndStepsAreTheReferenceOnes) {
   }
   // log-uniform: the mean of the logarithm is that of the ends
   EXPECT_NEAR(log_sum / static_cast<double>(bias.size()), std::log(0.01), 0.3);
+  EXPECT_TRUE(std::is_sorted(bias.begin(), bias.end()));
   config.dt_init_floor = 0.05;
   make(config);
   for (const float b : of("backbone.layers.1.mixer.dt_proj.bias")) {
