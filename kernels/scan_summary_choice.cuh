@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads) scan_summary_choice_kernel(const Cho
     float most = 0.0F;
     float sum = 0.0F;
     if (exists) {
-      const float delta = softplus(p.bias == nullptr ? 0.0F : p.bias[e]);
+      const float delta = softplus<float>(p.bias == nullptr ? 0.0F : p.bias[e]);
       const float scale = kForgotten<bf16> / (delta * kLog2e * static_cast<float>(p.chunk_length));
       for (int n = 0; n < p.d_state; n += 4) {
         float slowest = INFINITY;
