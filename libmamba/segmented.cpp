@@ -38,30 +38,20 @@ struct Piece {
 };
 
 /// Columns [begin, end) of `all` (B, L); copied only when rows must move together or lie on the
-/// host.
+/// host, from where all of them come at once.
 Piece segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) {
-  const int64_t batch = all.dim(0);
-  const bool whole = begin == 0 && end == all.dim(1);
-  const auto row = [&](int64_t b) {
-    return all.slice(0, b, b + 1).slice(1, begin, end).reshape({end - begin});
-  };
-  const bool here = all.device == ctx.device();
-  if (all.contiguous() && (whole || batch == 1)) {
-    const ConstTensorView part = whole ? all : row(0).reshape({1, end - begin});
-    if (here) return {part, {}};
+  const ConstTensorView part = all.slice(1, begin, end);
+  if (all.device != ctx.device()) {
     Staged staged = ctx.stage({&part, 1});
     const ConstTensorView there = staged.view(0);
     return {there, std::move(staged)};
   }
+  if (part.contiguous()) return {part, {}};
+  const int64_t batch = all.dim(0);
   const TensorView out = ctx.arena().tensor(all.dtype, {batch, end - begin});
   for (int64_t b = 0; b < batch; ++b) {
-    const TensorView to = out.slice(0, b, b + 1).reshape({end - begin});
-    const ConstTensorView from = row(b);
-    if (here) {
-      ctx.copy(from, to);
-    } else {
-      ctx.copy(ctx.stage({&from, 1}).view(0), to);
-    }
+    ctx.copy(part.slice(0, b, b + 1).reshape({end - begin}),
+             out.slice(0, b, b + 1).reshape({end - begin}));
   }
   return {out, {}};
 }

@@ -22,6 +22,22 @@ int64_t bytes_of(ConstTensorView view) {
   return checked_mul(view.size(), size_of(view.dtype), "input");
 }
 
+bool rows_apart(ConstTensorView view) {
+  return view.rank == 2 && (view.dim(1) <= 1 || view.stride[1] == 1);
+}
+
+/// The elements one after the other.
+void gather(ConstTensorView view, std::byte* to) {
+  const bool whole = view.contiguous();
+  const int64_t rows = whole ? 1 : view.dim(0);
+  const int64_t bytes = whole ? bytes_of(view) : view.dim(1) * size_of(view.dtype);
+  if (bytes == 0) return;
+  for (int64_t row = 0; row < rows; ++row) {
+    const std::byte* from = view.data + row * view.stride[0] * size_of(view.dtype);
+    std::memcpy(to + row * bytes, from, static_cast<size_t>(bytes));
+  }
+}
+
 }  // namespace
 
 Staged::Staged(Staged&& other) noexcept
@@ -116,9 +132,9 @@ Staged StagingPool::stage(std::span<const ConstTensorView> host, Stream stream) 
   Staged staged;
   int64_t total = 0;
   for (const ConstTensorView& view : host) {
-    require(view.contiguous() && view.device.is_cpu(), ErrorKind::kInternal,
-            "staging: expected contiguous host arrays, found ", to_string(view.shape()), " on ",
-            to_string(view.device));
+    require((view.contiguous() || rows_apart(view)) && view.device.is_cpu(), ErrorKind::kInternal,
+            "staging: expected contiguous host arrays or rows, found ", to_string(view.shape()),
+            " on ", to_string(view.device));
     total = checked_add(total, round_up(bytes_of(view)), "input");
   }
   if (!copies_) {
@@ -134,11 +150,10 @@ Staged StagingPool::stage(std::span<const ConstTensorView> host, Stream stream) 
   backend.synchronize_event(device_.index, slot.copied);
   int64_t offset = 0;
   for (const ConstTensorView& view : host) {
-    const int64_t bytes = bytes_of(view);
-    if (bytes > 0) std::memcpy(slot.host + offset, view.data, static_cast<size_t>(bytes));
+    gather(view, slot.host + offset);
     staged.views_.push_back(make_view(static_cast<const std::byte*>(slot.device) + offset,
                                       view.dtype, device_, view.shape()));
-    offset += round_up(bytes);
+    offset += round_up(bytes_of(view));
   }
   backend.wait_for(device_.index, copying_, slot.released);
   backend.copy_in(device_.index, copying_, slot.device, slot.host, offset);

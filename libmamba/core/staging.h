@@ -53,7 +53,8 @@ class StagingPool {
   StagingPool& operator=(const StagingPool&) = delete;
   ~StagingPool();
 
-  /// Contiguous host arrays, for work on `stream`. With copies they may change once this returns.
+  /// Host arrays for work on `stream`, contiguous or matrices whose rows lie apart; copies are
+  /// contiguous. With copies the arrays may change once this returns.
   Staged stage(std::span<const ConstTensorView> host, Stream stream);
   int64_t slots() const { return static_cast<int64_t>(slots_.size()); }
   /// Of the device.

@@ -107,9 +107,27 @@ TEST(Staging, GrowsForLargerArraysAndTakesEmptyOnes) {
     expect_holds(pool.stage(arrays.views(), nullptr), arrays);
   }
   EXPECT_EQ(pool.slots(), 3);
-  Tensor square(Device{}, DType::kF32, {4, 4});
-  const std::array<ConstTensorView, 1> columns = {square.view().slice(1, 0, 2)};
-  EXPECT_THROW(pool.stage(columns, nullptr), Error);
+}
+
+TEST(Staging, RowsThatLieApartTravelTogether) {
+  StagingPool pool(Device{}, true);
+  Tensor square(Device{}, DType::kI32, {4, 5});
+  const auto values = square.host<int32_t>();
+  std::iota(values.begin(), values.end(), 0);
+  const std::vector<uint8_t> others = {1, 2, 3};
+  const std::array<ConstTensorView, 2> host = {square.view().slice(1, 2, 4),
+                                               host_view(others.data(), {3})};
+  const Staged staged = pool.stage(host, nullptr);
+  EXPECT_EQ(staged.view(0).shape(), (Shape{4, 2}));
+  const auto got = staged.view(0).flat<const int32_t>();
+  EXPECT_EQ(std::vector<int32_t>(got.begin(), got.end()),
+            (std::vector<int32_t>{2, 3, 7, 8, 12, 13, 17, 18}));
+  EXPECT_EQ(staged.view(1).flat<const uint8_t>()[2], 3);
+  EXPECT_EQ(pool.slots(), 1);
+  // nothing else is gathered
+  const std::array<ConstTensorView, 1> cube = {
+      make_view(square.view().data, DType::kI32, Device{}, {2, 2, 5}).slice(2, 0, 3)};
+  EXPECT_THROW(pool.stage(cube, nullptr), Error);
 }
 
 TEST(DeviceMemory, IsCounted) {
