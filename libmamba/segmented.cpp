@@ -56,14 +56,19 @@ Piece segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) 
   return {out, {}};
 }
 
-/// Makes one block of a GPU's memory for the scratch of a step of `count` segments, so that tens of
-/// gigabytes aren't gathered from blocks with gaps between them; at most `most` bytes when not 0.
-/// Returns how many layers can keep everything in what is left; results don't depend on it.
+/// Makes one block for the scratch of a step of `count` segments, so that tens of gigabytes aren't
+/// gathered from blocks with gaps between them; on a GPU at most `most` bytes when not 0. Returns
+/// how many layers can keep everything in what is left there; results don't depend on it.
 int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment,
                         int64_t count, int64_t most) {
   const Arithmetic arithmetic{ctx.device(), ctx.activations()};
   const int64_t states = (count > 1 ? count + 3 : 3) * SequenceState::bytes(config, batch);
   const int64_t least = states + training_scratch(config, batch, segment, arithmetic);
+  if (ctx.device().is_cpu()) {
+    // a little more, for what is too small to be planned: a second block would be half as large
+    ctx.arena().reserve(least + least / 64 + (int64_t{1} << 16));
+    return 0;
+  }
   const int64_t layer = whole_layer_bytes(config, batch, segment, arithmetic);
   const int64_t room =
       most > 0 ? most : std::max(ctx.arena().largest_block(), step_memory(0, ctx.device()));
@@ -89,10 +94,9 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const bool backbone = options.backbone;
   const Arena::Scope outer(ctx.arena());
   const int64_t whole_layers =
-      ctx.device().is_cpu() || !backbone
-          ? 0
-          : reserve_scratch(ctx, model.config(), batch, std::min(length, segment), count,
-                            options.most_scratch);
+      backbone ? reserve_scratch(ctx, model.config(), batch, std::min(length, segment), count,
+                                 options.most_scratch)
+               : 0;
   const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
   SequenceState state = new_state();
   if (options.start != nullptr) state.assign(ctx, *options.start);

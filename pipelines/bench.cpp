@@ -89,6 +89,7 @@ Json to_json(const BenchRow& row) {
                {"of_floor", row.floor / row.seconds}};
   if (row.tokens > 0) json["tokens_per_second"] = row.tokens / row.seconds;
   if (row.memory > 0) json["memory_bytes"] = row.memory;
+  if (row.planned > 0) json["planned_memory_bytes"] = row.planned;
   return json;
 }
 
@@ -99,6 +100,8 @@ void BenchOptions::validate() const {
           "--tokens must be at most 2^30");
   require(stream >= 0 && train >= 0 && stream <= (int64_t{1} << 36) && train <= (int64_t{1} << 31),
           ErrorKind::kUsage, "--stream takes at most 2^36 tokens, --train at most 2^31");
+  require(common.max_memory == 0 || train > 0, ErrorKind::kUsage,
+          "--max-memory bounds the step of --train, which isn't given");
   require(repeats >= 1 && repeats <= 10000, ErrorKind::kUsage, "--repeats must be 1 to 10000");
 }
 
@@ -200,6 +203,7 @@ void bench(const BenchOptions& options, Job& job) {
                                       .stream = options.stream,
                                       .train = options.train,
                                       .segment = options.common.segment,
+                                      .max_memory = options.common.max_memory,
                                       .repeats = options.repeats},
                                      rates, left_out);
     rows.insert(rows.end(), models.begin(), models.end());
@@ -215,6 +219,12 @@ void bench(const BenchOptions& options, Job& job) {
       options.repeats,
       "; longer than --tokens: one timing\nmemory: parameters, gradients, moments, states and "
       "scratch held at the end\n");
+  for (const BenchRow& row : rows) {
+    if (row.planned == 0) continue;
+    job.report += concat("within ", format_bytes(options.common.max_memory), ": ", row.name, ", ",
+                         row.shape, ": planned ", format_bytes(row.planned), ", at most ",
+                         format_bytes(row.memory), " were in use\n");
+  }
   for (const std::string& line : left_out) job.report += concat("left out: ", line, "\n");
   if (options.common.out.empty()) return;
   Json json = {{"device", device},

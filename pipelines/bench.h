@@ -40,7 +40,8 @@ struct BenchOptions {
       {.value = "N", .shown_default = "1048576 on a GPU, 16384 on a CPU"});
     v("stream", stream, "also read one sequence of N tokens, a segment at a time", {.value = "N"});
     v("train", train,
-      "also take one training step over a sequence of N tokens, a segment at a time",
+      "also take one training step over a sequence of N tokens, a segment at a time; with "
+      "--max-memory cut as pretrain would within that",
       {.value = "N"});
     v("d-model", d_model, "width of the model; its inner width is twice that", {.value = "N"});
     v("layers", layers, "blocks of the model", {.value = "N"});
@@ -77,15 +78,17 @@ struct BenchRow {
   double tokens = 0;
   double seconds = 0;  ///< median
   double floor = 0;
-  int64_t memory = 0;  ///< bytes held: parameters, states, scratch; 0 when not counted
+  int64_t memory = 0;   ///< bytes held: parameters, states, scratch; 0 when not counted
+  int64_t planned = 0;  ///< bytes of the memory plan, of which `memory` is then the measured peak
 };
 
 /// What to measure of whole models.
 struct ModelBenchOptions {
   int64_t tokens = 0;
-  int64_t stream = 0;   ///< tokens of one sequence read in segments; 0: not
-  int64_t train = 0;    ///< tokens of one step's sequence in segments; 0: not
-  int64_t segment = 0;  ///< 0: the device's default
+  int64_t stream = 0;      ///< tokens of one sequence read in segments; 0: not
+  int64_t train = 0;       ///< tokens of one step's sequence in segments; 0: not
+  int64_t segment = 0;     ///< 0: the device's default
+  int64_t max_memory = 0;  ///< of the step of `train` tokens; 0: no bound
   int64_t repeats = 1;
 };
 

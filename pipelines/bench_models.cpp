@@ -7,6 +7,7 @@
 #include "libmamba/memory_plan.h"
 #include "libmamba/trainer.h"
 #include "pipelines/bench.h"
+#include "pipelines/pretrain_plan.h"
 #include "pipelines/stop.h"
 
 namespace gmamba {
@@ -91,10 +92,12 @@ class ModelBench {
                held(ctx, 1) + state.bytes());
   }
 
-  /// `segment` tokens of a sequence at once; the whole sequence when it is its length.
-  BenchRow step(int64_t batch, int64_t length, int64_t segment) const {
+  /// `segment` tokens of a sequence at once; the whole sequence when it is its length. Activations
+  /// may take `scratch` bytes of a GPU; 0: most of what is free.
+  BenchRow step(int64_t batch, int64_t length, int64_t segment, int64_t scratch = 0) const {
     Context ctx(device_, context_);
     Trainer trainer(ctx, model(ctx), OptimizerOptions{});
+    trainer.limit_scratch(scratch);
     const std::vector<uint8_t> ids = bases(batch * length);
     std::vector<int32_t> targets(ids.begin() + 1, ids.end());
     targets.push_back(7);
@@ -112,6 +115,29 @@ class ModelBench {
     // three passes' products, two passes' exponentials, and one pass more in several segments
     return row(segments ? concat("training step, segments of ", segment) : "training step", batch,
                length, segments ? 4 : 3, seconds, held(ctx, 4));
+  }
+
+  /// A step over one sequence within options.max_memory, planned as a pretraining of such steps;
+  /// throws kUsage where none fits.
+  BenchRow bounded_step(int64_t length) const {
+    PretrainOptions options;
+    options.context = length;
+    options.training.batch_tokens = length;
+    options.training.steps = 1;
+    options.common.segment = options_.segment;
+    options.common.max_memory = options_.max_memory;
+    Backend& backend = backend_for(device_.kind);
+    const PretrainPlan plan = plan_pretraining(
+        options, [&](const PretrainOptions&) { return config_; },
+        machine_of({device_, context_.activations}));
+    const int64_t before = backend.allocated_bytes(device_.index);
+    backend.reset_peak(device_.index);
+    BenchRow row = step(1, length, plan.last().segment, plan.scratch_bytes(plan.last(), config_));
+    // a CPU has the sequence where it is, in memory that isn't its backend's
+    row.memory = backend.peak_allocated_bytes(device_.index) - before +
+                 (device_.is_cpu() ? kTokenBytes * length : 0);
+    row.planned = plan.memory.total_bytes();
+    return row;
   }
 
   /// Whether the device can hold a step's segment; the CPU is asked for nothing.
@@ -210,7 +236,16 @@ std::vector<BenchRow> bench_models(Device device, const ContextOptions& context,
   if (tokens >= 1024) step(tokens / 1024, 1024, 1024);
   if (tokens > bench.segment()) step(1, tokens, bench.segment());
   if (options.stream > 0) rows.push_back(bench.stream(options.stream));
-  if (options.train > 0) step(1, options.train, std::min(options.train, bench.segment()));
+  if (options.train > 0 && options.max_memory == 0) {
+    step(1, options.train, std::min(options.train, bench.segment()));
+  } else if (options.train > 0) {
+    try {
+      rows.push_back(bench.bounded_step(options.train));
+    } catch (const Error& error) {
+      if (error.kind() != ErrorKind::kUsage) throw;
+      left_out.push_back(concat("training step 1 x ", options.train, ": ", error.message()));
+    }
+  }
   return rows;
 }
 

@@ -7,8 +7,7 @@
 
 namespace gmamba {
 
-Machine machine_of(const CommonOptions& options) {
-  const Arithmetic arithmetic = arithmetic_of(options);
+Machine machine_of(const Arithmetic& arithmetic) {
   const Device device = arithmetic.device;
   const Backend& backend = backend_for(device.kind);
   const int64_t total = backend.total_bytes(device.index);
@@ -30,7 +29,7 @@ MemoryLimit memory_limit(int64_t max_memory, const Machine& machine) {
 }
 
 MemoryLimit memory_limit(const CommonOptions& options) {
-  return memory_limit(options.max_memory, machine_of(options));
+  return memory_limit(options.max_memory, machine_of(arithmetic_of(options)));
 }
 
 MemoryLimit lasting_limit(int64_t max_memory, const Machine& machine) {

@@ -18,7 +18,7 @@ struct Machine {
   int64_t total_bytes = 0;
   int64_t free_bytes = 0;
 };
-Machine machine_of(const CommonOptions& options);
+Machine machine_of(const Arithmetic& arithmetic);
 
 struct MemoryLimit {
   int64_t bytes = 0;         ///< 0: not known

@@ -166,7 +166,7 @@ class Pretraining {
       return init_ ? init_->config() : new_config(asked, tokenizer_->vocabulary());
     };
     config_ = config_of(options);
-    plan_ = plan_pretraining(options, config_of, machine_of(options.common), recorded_cut(options));
+    plan_ = plan_pretraining(options, config_of, machine_of(arithmetic_of(options.common)), recorded_cut(options));
   }
 
   bool plan_only() {

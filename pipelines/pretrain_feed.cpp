@@ -129,10 +129,7 @@ StepReport PretrainFeed::step(Trainer& trainer) {
     ctx_.arena().release_all();  // sizes change
     enter_stage();
   }
-  if (plan_.device_bytes > 0) {
-    trainer.limit_scratch(scratch_within(plan_.device_bytes - stage().extra_bytes, config_,
-                                         stage().rows, stage().segment));
-  }
+  trainer.limit_scratch(plan_.scratch_bytes(stage(), config_));
   wait_for_batches();
   add_batches(trainer);
   note_batches();

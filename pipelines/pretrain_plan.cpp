@@ -164,6 +164,11 @@ size_t PretrainPlan::stage_of(int64_t step) const {
   return found;
 }
 
+int64_t PretrainPlan::scratch_bytes(const PretrainStage& stage, const ModelConfig& config) const {
+  if (device_bytes == 0) return 0;
+  return scratch_within(device_bytes - stage.extra_bytes, config, stage.rows, stage.segment);
+}
+
 int64_t PretrainPlan::tokens_left(int64_t step) const {
   int64_t tokens = 0;
   for (size_t i = 0; i < stages.size(); ++i) {

@@ -38,6 +38,8 @@ struct PretrainPlan {
   /// Of the step that comes after `step` finished ones.
   size_t stage_of(int64_t step) const;
   const PretrainStage& last() const { return stages.back(); }
+  /// What a step's activations may take (Trainer::limit_scratch); 0 on a CPU.
+  int64_t scratch_bytes(const PretrainStage& stage, const ModelConfig& config) const;
   /// Tokens of the steps after the first `step` ones.
   int64_t tokens_left(int64_t step) const;
   std::string text() const;

@@ -59,9 +59,10 @@ int64_t Arena::largest_block() const {
 }
 
 void Arena::reserve(int64_t bytes) {
-  if (largest_block() < bytes) {
-    add_block(bytes);
-  }
+  if (largest_block() >= bytes) return;
+  // a job whose requests grow keeps the largest block, not all of them
+  if (used_ == 0 && block_ == 0) release_all();
+  add_block(bytes);
 }
 
 TensorView Arena::tensor(DType dtype, const Shape& shape) {

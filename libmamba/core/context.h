@@ -29,7 +29,7 @@ class Arena {
   TensorView f32(const Shape& shape) { return tensor(DType::kF32, shape); }
   TensorView zeros(DType dtype, const Shape& shape, Stream stream = nullptr);
 
-  /// Makes one block of at least `bytes` ahead of use.
+  /// Makes one block of at least `bytes` ahead of use, in place of all others if none is in use.
   void reserve(int64_t bytes);
   /// Gives everything back to the device; nothing may be in use.
   void release_all();

@@ -134,6 +134,24 @@ TEST(ArenaMemory, IsTakenBackAndKept) {
   once();
 }
 
+TEST(ArenaMemory, AReservedBlockTakesThePlaceOfSmallerOnes) {
+  Context ctx;
+  Arena& arena = ctx.arena();
+  for (const int64_t mebibytes : {2, 5, 3, 20}) {
+    const Arena::Scope scope(arena);
+    arena.reserve(mebibytes << 20);
+    EXPECT_GE(arena.largest_block(), mebibytes << 20);
+    EXPECT_EQ(arena.held_bytes(), arena.largest_block());
+    arena.f32({1000});
+  }
+  // what is in use stays
+  const Arena::Scope scope(arena);
+  const TensorView one = arena.zeros(DType::kF32, {1000});
+  arena.reserve(40 << 20);
+  EXPECT_GE(arena.held_bytes(), 60 << 20);
+  EXPECT_EQ(one.flat<float>()[999], 0);
+}
+
 TEST(TensorViews, SliceAndCheck) {
   Tensor tensor(Device{}, DType::kF32, {2, 3, 8});
   auto values = tensor.host<float>();

@@ -43,5 +43,40 @@ TEST(Bench, MeasuresEveryOperationAndModel) {
   }
 }
 
+TEST(Bench, AStepWithinABoundIsPlannedAndMeasured) {
+  ModelConfig config;
+  config.d_model = 64;
+  config.n_layers = 4;
+  config.dt_rank = 4;
+  std::vector<std::string> left_out;
+  const auto bounded_rows = [&](int64_t max_memory) {
+    return bench_models(Device{}, {}, config,
+                        {.tokens = 64, .train = 4096, .max_memory = max_memory}, kRates, left_out);
+  };
+  for (const int64_t mebibytes : {7, 12, 100}) {
+    const int64_t bound = mebibytes << 20;
+    const BenchRow row = bounded_rows(bound).back();
+    EXPECT_EQ(row.shape, "1 x 4096");
+    EXPECT_NE(row.name.find("training step, segments of "), std::string::npos) << row.name;
+    EXPECT_LE(row.planned, bound);
+    EXPECT_LE(row.memory, bound);
+    EXPECT_NEAR(static_cast<double>(row.planned), static_cast<double>(row.memory),
+                0.05 * static_cast<double>(row.memory))
+        << row.name;
+  }
+  EXPECT_TRUE(left_out.empty());
+  EXPECT_EQ(bounded_rows(1 << 20).back().planned, 0) << "that row is not there";
+  ASSERT_EQ(left_out.size(), 1u);
+  EXPECT_NE(left_out[0].find("--max-memory allows 1 MiB"), std::string::npos) << left_out[0];
+}
+
+TEST(Bench, ABoundNeedsTheStepThatItIsOf) {
+  BenchOptions options;
+  options.common.max_memory = 1 << 30;
+  EXPECT_THROW(options.validate(), Error);
+  options.train = 1 << 20;
+  options.validate();
+}
+
 }  // namespace
 }  // namespace gmamba::test
