@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/loader.h"
 
-#include <chrono>
-#include <condition_variable>
-#include <deque>
-#include <exception>
-#include <mutex>
-#include <thread>
 #include <utility>
 
 #include "io/batch_rows.h"
+#include "io/made_ahead.h"
 #include "libmamba/core/error.h"
 
 namespace gmamba {
@@ -56,78 +51,12 @@ class WindowBatches final : public BatchMaker {
 }  // namespace
 
 struct BatchLoader::Impl {
-  Impl(std::unique_ptr<BatchMaker> batch_maker, int batches_ahead)
-      : maker(std::move(batch_maker)), prefetch(batches_ahead) {}
-
-  void work() {
-    const auto capacity = static_cast<size_t>(prefetch);
-    while (true) {
-      {
-        std::unique_lock<std::mutex> lock(mutex);
-        space.wait(lock, [&] { return stop || ready.size() < capacity; });
-        if (stop) return;
-      }
-      std::exception_ptr failure;
-      Batch batch;
-      try {
-        batch = maker->make(stop);
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      {
-        const std::lock_guard<std::mutex> lock(mutex);
-        if (failure) {
-          error = failure;
-        } else {
-          ready.push_back(std::move(batch));
-        }
-      }
-      filled.notify_one();
-      if (failure) return;
-    }
-  }
-
-  Batch take() {
-    const auto start = std::chrono::steady_clock::now();
-    Batch batch;
-    if (prefetch <= 0) {
-      if (error) std::rethrow_exception(error);
-      try {
-        batch = maker->make(stop);
-      } catch (...) {
-        error = std::current_exception();
-        throw;
-      }
-    } else {
-      std::unique_lock<std::mutex> lock(mutex);
-      filled.wait(lock, [&] { return error || !ready.empty(); });
-      // batches made before the error still come out first
-      if (ready.empty()) std::rethrow_exception(error);
-      batch = std::move(ready.front());
-      ready.pop_front();
-      lock.unlock();
-      space.notify_one();
-    }
-    waited += std::chrono::steady_clock::now() - start;
-    return batch;
-  }
-
-  bool is_ready() {
-    const std::lock_guard<std::mutex> lock(mutex);
-    return !ready.empty();
-  }
-
   std::unique_ptr<BatchMaker> maker;
-  int prefetch;
-  std::chrono::duration<double> waited{0};
+  MadeAhead<Batch> batches;
 
-  std::mutex mutex;
-  std::condition_variable filled;
-  std::condition_variable space;
-  std::deque<Batch> ready;
-  std::exception_ptr error;
-  std::atomic<bool> stop{false};
-  std::thread worker;
+  Impl(std::unique_ptr<BatchMaker> batch_maker, int prefetch)
+      : maker(std::move(batch_maker)),
+        batches([this](const std::atomic<bool>& stop) { return maker->make(stop); }, prefetch) {}
 };
 
 std::string read_window(const Genome& genome, const Window& window) {
@@ -136,11 +65,7 @@ std::string read_window(const Genome& genome, const Window& window) {
 }
 
 BatchLoader::BatchLoader(std::unique_ptr<BatchMaker> maker, int prefetch)
-    : impl_(std::make_unique<Impl>(std::move(maker), prefetch)) {
-  if (prefetch > 0) {
-    impl_->worker = std::thread([impl = impl_.get()] { impl->work(); });
-  }
-}
+    : impl_(std::make_unique<Impl>(std::move(maker), prefetch)) {}
 
 std::unique_ptr<BatchMaker> window_batches(const Genome& genome, const WindowSampler& sampler,
                                            const Tokenizer& tokenizer,
@@ -152,20 +77,13 @@ BatchLoader::BatchLoader(const Genome& genome, const WindowSampler& sampler,
                          const Tokenizer& tokenizer, LoaderOptions options)
     : BatchLoader(window_batches(genome, sampler, tokenizer, options), options.prefetch) {}
 
-BatchLoader::~BatchLoader() {
-  {
-    const std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->stop = true;
-  }
-  impl_->space.notify_all();
-  if (impl_->worker.joinable()) impl_->worker.join();
-}
+BatchLoader::~BatchLoader() = default;
 
-Batch BatchLoader::next() { return impl_->take(); }
+Batch BatchLoader::next() { return impl_->batches.next(); }
 
-bool BatchLoader::ready() const { return impl_->is_ready(); }
+bool BatchLoader::ready() const { return impl_->batches.ready(); }
 
-double BatchLoader::waited_seconds() const { return impl_->waited.count(); }
+double BatchLoader::waited_seconds() const { return impl_->batches.waited_seconds(); }
 
 Batch make_batch(const Genome& genome, const std::vector<Window>& windows,
                  const Tokenizer& tokenizer, const LoaderOptions& options) {
