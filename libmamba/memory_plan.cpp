@@ -136,17 +136,22 @@ int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segm
                     "activations");
 }
 
-MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
-                         const Arithmetic& arithmetic, int64_t whole_layers) {
-  const int64_t computed = std::min(context, segment);
-  const int64_t rows = checked_mul(batch, computed, "activations");
-  const int64_t borders = context > segment ? (context + computed - 1) / computed : 0;
+namespace {
+
+/// What a step holds whatever it is trained on.
+void add_trained(MemoryPlan& plan, const ModelConfig& config) {
   const int64_t parameters = ParameterLayout(config).buffer_size() * kFloat;
-  const int64_t placed = arithmetic.device.is_cpu() ? checked_mul(batch, context, "tokens") : rows;
-  MemoryPlan plan;
   plan.items.push_back({"parameters", parameters});
   plan.items.push_back({"gradients", parameters});
   plan.items.push_back({"optimiser moments", 2 * parameters});
+}
+
+/// Activations of a step whose gradient goes through the blocks.
+void add_activations(MemoryPlan& plan, const ModelConfig& config, int64_t batch, int64_t context,
+                     int64_t segment, const Arithmetic& arithmetic, int64_t whole_layers) {
+  const int64_t computed = std::min(context, segment);
+  const int64_t rows = checked_mul(batch, computed, "activations");
+  const int64_t borders = context > segment ? (context + computed - 1) / computed : 0;
   plan.items.push_back({"states at segment borders",
                         checked_mul(borders + 3, SequenceState::bytes(config, batch), "states")});
   plan.items.push_back({"activations kept", saved_bytes(config, batch, computed, arithmetic)});
@@ -158,12 +163,58 @@ MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t conte
   }
   plan.items.push_back({"activations in flight", in_flight(config, rows, arithmetic)});
   plan.items.push_back({"kernels' own", kernel_scratch(config, batch, rows, arithmetic)});
-  plan.items.push_back({"tokens, targets, weights", checked_mul(placed, kTokenBytes, "tokens")});
+}
+
+}  // namespace
+
+MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
+                         const Arithmetic& arithmetic, int64_t whole_layers) {
+  const int64_t here = arithmetic.device.is_cpu() ? context : std::min(context, segment);
+  MemoryPlan plan;
+  add_trained(plan, config);
+  add_activations(plan, config, batch, context, segment, arithmetic, whole_layers);
+  plan.items.push_back({"tokens, targets, weights",
+                        checked_mul(checked_mul(batch, here, "tokens"), kTokenBytes, "tokens")});
   return plan;
 }
 
+MemoryPlan plan_sequence_training(const ModelConfig& config, int64_t batch, int64_t length,
+                                  int64_t segment, const Arithmetic& arithmetic,
+                                  int64_t whole_layers, bool backbone) {
+  MemoryPlan plan;
+  add_trained(plan, config);
+  if (backbone) {
+    add_activations(plan, config, batch, length, segment, arithmetic, whole_layers);
+  } else {
+    const int64_t rows = checked_mul(batch, std::min(length, segment), "activations");
+    plan.items.push_back({"sequence state", SequenceState::bytes(config, batch)});
+    plan.items.push_back({"activations", forward_scratch(config, rows, arithmetic)});
+    if (!arithmetic.device.is_cpu()) {
+      plan.items.push_back({"kernels' own", kernel_scratch(config, batch, rows, arithmetic)});
+    }
+  }
+  plan.items.push_back({"pooling", pooling_bytes(config, batch)});
+  plan.items.push_back({"tokens", sequence_input_bytes(batch, length, segment, arithmetic.device)});
+  return plan;
+}
+
+int64_t pooling_bytes(const ModelConfig& config, int64_t batch) {
+  return batch * config.d_model *
+         (size_of(DType::kF64) + size_of(DType::kI64) + size_of(DType::kF32));
+}
+
+int64_t sequence_input_bytes(int64_t batch, int64_t length, int64_t segment, Device device) {
+  constexpr int64_t kOfRow = 2 * 8 + 4;  // its length in all and in the segment, its class
+  const int64_t here = device.is_cpu() ? length : std::min(length, segment);
+  return checked_mul(batch, here + kOfRow, "tokens");
+}
+
+int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t input_bytes) {
+  return most - 4 * kFloat * ParameterLayout(config).buffer_size() - input_bytes;
+}
+
 int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t segment) {
-  return most - 4 * kFloat * ParameterLayout(config).buffer_size() - kTokenBytes * batch * segment;
+  return scratch_within(most, config, kTokenBytes * batch * segment);
 }
 
 int64_t step_memory(int64_t max_memory, int64_t bytes) {

@@ -66,8 +66,17 @@ int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segm
 /// `whole_layers` layers that keep everything.
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
                          const Arithmetic& arithmetic = {}, int64_t whole_layers = 0);
+/// The same for whole sequences with a task head; without the `backbone` the head alone is trained.
+MemoryPlan plan_sequence_training(const ModelConfig& config, int64_t batch, int64_t length,
+                                  int64_t segment, const Arithmetic& arithmetic = {},
+                                  int64_t whole_layers = 0, bool backbone = true);
+/// What a task head keeps of `batch` sequences while they are read.
+int64_t pooling_bytes(const ModelConfig& config, int64_t batch);
+/// Bytes of the input of `batch` such sequences on its way, on a GPU those of a segment.
+int64_t sequence_input_bytes(int64_t batch, int64_t length, int64_t segment, Device device);
 /// Of `most` bytes for a step, those that are left for its activations (Trainer::limit_scratch).
 int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t segment);
+int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t input_bytes);
 /// What a step may take of a GPU's `bytes`: `max_memory` of them, or where that is 0 all but a
 /// reserve for other programs.
 int64_t step_memory(int64_t max_memory, int64_t bytes);

@@ -60,10 +60,10 @@ Piece segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) 
 /// gathered from blocks with gaps between them; on a GPU at most `most` bytes when not 0. Returns
 /// how many layers can keep everything in what is left there; results don't depend on it.
 int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment,
-                        int64_t count, int64_t most) {
+                        int64_t count, int64_t of_loss, int64_t most) {
   const Arithmetic arithmetic{ctx.device(), ctx.activations()};
   const int64_t states = (count > 1 ? count + 3 : 3) * SequenceState::bytes(config, batch);
-  const int64_t least = states + training_scratch(config, batch, segment, arithmetic);
+  const int64_t least = states + of_loss + training_scratch(config, batch, segment, arithmetic);
   if (ctx.device().is_cpu()) {
     // a little more, for what is too small to be planned: a second block would be half as large
     ctx.arena().reserve(least + least / 64 + (int64_t{1} << 16));
@@ -95,8 +95,9 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const Arena::Scope outer(ctx.arena());
   const int64_t whole_layers =
       backbone ? reserve_scratch(ctx, model.config(), batch, std::min(length, segment), count,
-                                 options.most_scratch)
+                                 loss.scratch_bytes(), options.most_scratch)
                : 0;
+  loss.begin(ctx);
   const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
   SequenceState state = new_state();
   if (options.start != nullptr) state.assign(ctx, *options.start);
@@ -104,10 +105,13 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   // one segment is read once, keeping everything; several are read twice
   const bool once = count <= 1 && backbone;
   std::vector<SequenceState> borders;
+  const bool comes_back = backbone || !loss.needs_whole_sequence();
   if (!once) {
     for (int64_t i = 0; i < count; ++i) {
-      borders.push_back(new_state());
-      borders.back().assign(ctx, state);
+      if (comes_back) {
+        borders.push_back(new_state());
+        borders.back().assign(ctx, state);
+      }
       const bool needed = loss.needs_whole_sequence() || i + 1 < count;
       if (!needed) break;
       const Arena::Scope scope(ctx.arena());
@@ -118,7 +122,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
       if (loss.needs_whole_sequence()) loss.observe(ctx, border(i), hidden);
     }
     loss.finish_observing(ctx);
-    if (!backbone && loss.needs_whole_sequence()) {  // the head's gradient is complete
+    if (!comes_back) {  // the head's gradient is complete
       if (options.end != nullptr) options.end->assign(ctx, state);
       return;
     }
@@ -191,84 +195,123 @@ LossTotals download_totals(Context& ctx, ConstTensorView totals) {
   return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
 }
 
-SequenceLoss::SequenceLoss(Context& ctx, const Model& model, std::vector<int64_t> lengths,
-                           std::vector<int32_t> classes, std::vector<float> values, float scale,
-                           ParameterBuffer& gradients)
-    : model_(model),
-      lengths_(std::move(lengths)),
-      classes_(std::move(classes)),
+SequenceBatch::SequenceBatch(Context& ctx, std::span<const uint8_t> tokens,
+                             std::vector<int64_t> lengths, std::vector<int32_t> classes,
+                             std::vector<float> values, int64_t segment)
+    : host_lengths_(std::move(lengths)),
+      host_classes_(std::move(classes)),
       values_(std::move(values)),
+      segment_(segment) {
+  const int64_t batch = rows();
+  const auto count = static_cast<int64_t>(tokens.size());
+  require(segment >= 1, ErrorKind::kUsage, "--segment must be at least 1, found ", segment);
+  require(batch > 0 && count % batch == 0, ErrorKind::kInternal, "a batch of ", batch,
+          " sequences and ", count, " tokens");
+  const int64_t length = count / batch;
+  const int64_t segments = std::max<int64_t>(1, pieces(length, segment));
+  for (int64_t i = 0; i < segments; ++i) {
+    const std::vector<int64_t> inside = valid_in_segment(host_lengths_, i * segment, segment);
+    host_valid_.insert(host_valid_.end(), inside.begin(), inside.end());
+  }
+  std::vector<ConstTensorView> host = {
+      host_view(std::as_const(host_lengths_).data(), {batch}),
+      host_view(std::as_const(host_valid_).data(), {segments, batch})};
+  if (!host_classes_.empty()) {
+    host.push_back(host_view(std::as_const(host_classes_).data(), {batch}));
+  }
+  tokens_ = host_view(tokens.data(), {batch, length});
+  const bool whole = length <= segment;
+  if (whole) host.push_back(tokens_);
+  staged_ = ctx.stage(host);
+  lengths_ = staged_.view(0);
+  valid_ = staged_.view(1);
+  if (!host_classes_.empty()) classes_ = staged_.view(2);
+  if (whole) tokens_ = staged_.view(host.size() - 1);
+}
+
+ConstTensorView SequenceBatch::valid(int64_t offset) const {
+  const int64_t i = offset / segment_;
+  return valid_.slice(0, i, i + 1).reshape({rows()});
+}
+
+SequenceLoss::SequenceLoss(Context& ctx, const Model& model, const SequenceBatch& batch,
+                           float scale, ParameterBuffer& gradients, TensorView totals)
+    : model_(model),
+      batch_(batch),
       scale_(scale),
-      gradients_(gradients) {
-  const auto batch = static_cast<int64_t>(lengths_.size());
-  const Shape shape = {batch, model.config().d_model};
-  device_lengths_ = ctx.make(DType::kI64, {batch});
-  accumulator_ = ctx.make(DType::kF64, shape);
-  position_ = ctx.make(DType::kI64, shape);
-  dpooled_ = ctx.make(DType::kF32, shape);
-  ctx.upload(host_view(std::as_const(lengths_).data(), {batch}), device_lengths_);
+      gradients_(gradients),
+      totals_(totals.empty() ? ctx.arena().zeros(DType::kF64, {4}, ctx.stream()) : totals) {}
+
+int64_t SequenceLoss::scratch_bytes() const {
+  return pooling_bytes(model_.config(), batch_.rows());
+}
+
+void SequenceLoss::begin(Context& ctx) {
+  const Shape shape = {batch_.rows(), model_.config().d_model};
+  accumulator_ = ctx.arena().zeros(DType::kF64, shape, ctx.stream());
+  position_ = ctx.arena().zeros(DType::kI64, shape, ctx.stream());
+  dpooled_ = ctx.arena().f32(shape);
 }
 
 void SequenceLoss::observe(Context& ctx, int64_t offset, ConstTensorView hidden) {
-  const Arena::Scope scope(ctx.arena());
-  const auto batch = static_cast<int64_t>(lengths_.size());
-  const std::vector<int64_t> valid = valid_in_segment(lengths_, offset, hidden.dim(1));
-  const TensorView device_valid = ctx.arena().tensor(DType::kI64, {batch});
-  ctx.upload(host_view(valid.data(), {batch}), device_valid);
   pool_update(ctx, {.mode = model_.config().pool,
                     .hidden = hidden,
-                    .valid = device_valid,
+                    .valid = batch_.valid(offset),
                     .offset = offset,
                     .accumulator = accumulator_,
                     .position = position_});
 }
 
+void SequenceLoss::classify(Context& ctx, ConstTensorView scores, TensorView dscores) {
+  cross_entropy(ctx, {.logits = scores,
+                      .targets = batch_.classes(),
+                      .scale = scale_,
+                      .dlogits = dscores,
+                      .totals = totals_});
+}
+
+void SequenceLoss::regress(Context& ctx, ConstTensorView scores, TensorView dscores) {
+  const int64_t batch = batch_.rows();
+  std::vector<float> found(static_cast<size_t>(batch));
+  ctx.download(scores, host_view(found.data(), {batch, 1}));
+  std::vector<float> gradient(found.size());
+  for (size_t b = 0; b < gradient.size(); ++b) {
+    const float error = found[b] - batch_.values()[b];
+    host_totals_.loss += static_cast<double>(error) * error;
+    gradient[b] = 2 * error * scale_;
+  }
+  host_totals_.weight += static_cast<double>(batch);
+  host_totals_.count += batch;
+  ctx.upload(host_view(std::as_const(gradient).data(), {batch, 1}), dscores);
+}
+
 void SequenceLoss::finish_observing(Context& ctx) {
   const Arena::Scope scope(ctx.arena());
   const ModelConfig& config = model_.config();
-  const auto batch = static_cast<int64_t>(lengths_.size());
-  const bool classify = config.task == TaskKind::kClassification;
-  const int64_t labels = classify ? static_cast<int64_t>(config.labels.size()) : 1;
-  const TensorView pooled = ctx.arena().f32({batch, config.d_model});
-  const TensorView scores = ctx.arena().f32({batch, labels});
-  const TensorView dscores = ctx.arena().f32({batch, labels});
-  pool_finish(ctx, config.pool, accumulator_, device_lengths_, pooled);
+  const bool classification = config.task == TaskKind::kClassification;
+  const int64_t labels = classification ? static_cast<int64_t>(config.labels.size()) : 1;
+  const TensorView pooled = ctx.arena().f32({batch_.rows(), config.d_model});
+  const TensorView scores = ctx.arena().f32({batch_.rows(), labels});
+  const TensorView dscores = ctx.arena().f32({batch_.rows(), labels});
+  pool_finish(ctx, config.pool, accumulator_, batch_.lengths(), pooled);
   model_.scores(ctx, pooled, scores);
-  scores_.resize(static_cast<size_t>(batch * labels));
-  ctx.download(scores, host_view(scores_.data(), {batch, labels}));
-  if (classify) {
-    const TensorView targets = ctx.arena().tensor(DType::kI32, {batch});
-    const TensorView totals = ctx.arena().zeros(DType::kF64, {4}, ctx.stream());
-    ctx.upload(host_view(std::as_const(classes_).data(), {batch}), targets);
-    cross_entropy(ctx, {.logits = scores,
-                        .targets = targets,
-                        .scale = scale_,
-                        .dlogits = dscores,
-                        .totals = totals});
-    std::array<double, 4> values{};
-    ctx.download(totals, host_view(values.data(), {4}));
-    totals_ = {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
-  } else {
-    std::vector<float> gradient(static_cast<size_t>(batch));
-    for (size_t b = 0; b < gradient.size(); ++b) {
-      const float error = scores_[b] - values_[b];
-      totals_.loss += static_cast<double>(error) * error;
-      gradient[b] = 2 * error * scale_;
-    }
-    totals_.weight = static_cast<double>(batch);
-    totals_.count = batch;
-    ctx.upload(host_view(std::as_const(gradient).data(), {batch, 1}), dscores);
-  }
+  classification ? classify(ctx, scores, dscores) : regress(ctx, scores, dscores);
   model_.scores_backward(ctx, dscores, pooled, dpooled_, gradients_);
 }
 
 void SequenceLoss::gradient(Context& ctx, int64_t offset, ConstTensorView, TensorView dhidden) {
   pool_backward(ctx, {.mode = model_.config().pool,
                       .dpooled = dpooled_,
-                      .lengths = device_lengths_,
+                      .lengths = batch_.lengths(),
                       .position = position_,
                       .offset = offset,
                       .dhidden = dhidden});
+}
+
+LossTotals SequenceLoss::totals(Context& ctx) const {
+  LossTotals totals = download_totals(ctx, totals_);
+  totals += host_totals_;
+  return totals;
 }
 
 }  // namespace gmamba

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "libmamba/model.h"
@@ -16,6 +17,9 @@ namespace gmamba {
 class SegmentLoss {
  public:
   virtual ~SegmentLoss() = default;
+  /// What `begin` takes of the arena for the whole sweep, and the taking of it.
+  virtual int64_t scratch_bytes() const { return 0; }
+  virtual void begin(Context&) {}
   /// True when `observe` must see every segment before any gradient can be made (pooling heads).
   virtual bool needs_whole_sequence() const = 0;
   /// Forward sweep, segments in order: hidden (B, S, D). Called only when needs_whole_sequence().
@@ -85,36 +89,65 @@ class LanguageModelLoss final : public SegmentLoss {
   TensorView totals_;  // (4) fp64
 };
 
+/// Whole sequences and what is to be said of them, brought to the device while it computes.
+/// Sequences longer than a segment stay on the host and go there a segment at a time.
+class SequenceBatch {
+ public:
+  /// tokens (B, L) row-major, rows padded; it must outlive this. Of each row how many tokens are no
+  /// padding, and its class, or for a regression its value.
+  SequenceBatch(Context& ctx, std::span<const uint8_t> tokens, std::vector<int64_t> lengths,
+                std::vector<int32_t> classes, std::vector<float> values, int64_t segment);
+
+  int64_t rows() const { return static_cast<int64_t>(host_lengths_.size()); }
+  int64_t segment() const { return segment_; }
+  ConstTensorView tokens() const { return tokens_; }    // (B, L)
+  ConstTensorView lengths() const { return lengths_; }  // (B) int64
+  ConstTensorView classes() const { return classes_; }  // (B) int32, or empty
+  const std::vector<float>& values() const { return values_; }
+  /// (B) int64: tokens of each row within the segment that begins at `offset`.
+  ConstTensorView valid(int64_t offset) const;
+
+ private:
+  std::vector<int64_t> host_lengths_, host_valid_;
+  std::vector<int32_t> host_classes_;
+  std::vector<float> values_;
+  int64_t segment_;
+  ConstTensorView tokens_, lengths_, classes_;
+  ConstTensorView valid_;  // (S, B) int64
+  Staged staged_;
+};
+
 /// Classification (cross-entropy over labels) or regression (squared error) of whole sequences,
-/// pooled as the model's config says.
+/// pooled as the model's config says. A classification doesn't wait for the device.
 class SequenceLoss final : public SegmentLoss {
  public:
-  /// lengths (B) int64 on the CPU: tokens of each row that are not padding. targets: class per row,
-  /// or value per row for regression.
-  SequenceLoss(Context& ctx, const Model& model, std::vector<int64_t> lengths,
-               std::vector<int32_t> classes, std::vector<float> values, float scale,
-               ParameterBuffer& gradients);
+  /// The batch stays borrowed until the sweep is over; gradients are scaled by `scale`. `totals`
+  /// (4, fp64) as LanguageModelLoss has them.
+  SequenceLoss(Context& ctx, const Model& model, const SequenceBatch& batch, float scale,
+               ParameterBuffer& gradients, TensorView totals = {});
   bool needs_whole_sequence() const override { return true; }
+  int64_t scratch_bytes() const override;
+  void begin(Context& ctx) override;
   void observe(Context& ctx, int64_t offset, ConstTensorView hidden) override;
   void finish_observing(Context& ctx) override;
   void gradient(Context& ctx, int64_t offset, ConstTensorView hidden, TensorView dhidden) override;
-  LossTotals totals() const { return totals_; }
-  /// (B, labels) scores of the forward sweep.
-  const std::vector<float>& scores() const { return scores_; }
+  /// Of a regression, whose errors are summed on the host.
+  const LossTotals& host_totals() const { return host_totals_; }
+  LossTotals totals(Context& ctx) const;
 
  private:
+  void classify(Context& ctx, ConstTensorView scores, TensorView dscores);
+  void regress(Context& ctx, ConstTensorView scores, TensorView dscores);
+
   const Model& model_;
-  std::vector<int64_t> lengths_;
-  std::vector<int32_t> classes_;
-  std::vector<float> values_;
+  const SequenceBatch& batch_;
   float scale_;
   ParameterBuffer& gradients_;
-  Tensor device_lengths_;  // (B) int64
-  Tensor accumulator_;     // (B, D) fp64
-  Tensor position_;        // (B, D) int64
-  Tensor dpooled_;         // (B, D)
-  LossTotals totals_;
-  std::vector<float> scores_;
+  TensorView totals_;       // (4) fp64
+  TensorView accumulator_;  // (B, D) fp64
+  TensorView position_;     // (B, D) int64
+  TensorView dpooled_;      // (B, D)
+  LossTotals host_totals_;
 };
 
 /// Rows of `lengths` that lie in [offset, offset + length), for pooling: clamp(lengths - offset, 0,

@@ -75,18 +75,11 @@ void Trainer::add_language_batch(std::span<const uint8_t> tokens, std::span<cons
   add_language_batch(stage(tokens, targets, weights, batch, length, segment), segment, scale);
 }
 
-void Trainer::add_sequence_batch(std::span<const uint8_t> tokens, std::vector<int64_t> lengths,
-                                 std::vector<int32_t> classes, std::vector<float> values,
-                                 int64_t length, int64_t segment, double scale) {
-  const Arena::Scope scope(ctx_.arena());
-  const Shape shape = {static_cast<int64_t>(lengths.size()), length};
-  const TensorView device_tokens = ctx_.arena().tensor(DType::kU8, shape);
-  ctx_.upload(host_view(tokens.data(), shape), device_tokens);
-  SequenceLoss loss(ctx_, model_, std::move(lengths), std::move(classes), std::move(values),
-                    static_cast<float>(scale), gradients_);
-  segmented_gradient(ctx_, model_, device_tokens, segment, loss, gradients_,
+void Trainer::add_sequence_batch(const SequenceBatch& batch, double scale) {
+  SequenceLoss loss(ctx_, model_, batch, static_cast<float>(scale), gradients_, totals_);
+  segmented_gradient(ctx_, model_, batch.tokens(), batch.segment(), loss, gradients_,
                      {.backbone = trained_ == Trained::kAll, .most_scratch = most_scratch_});
-  loss_ += loss.totals();
+  loss_ += loss.host_totals();
 }
 
 StepReport Trainer::end_step() {

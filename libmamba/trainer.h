@@ -66,10 +66,8 @@ class Trainer {
   void add_language_batch(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
                           std::span<const float> weights, int64_t batch, int64_t length,
                           int64_t segment, double scale);
-  /// Rows padded to `length`; lengths, and classes or values, one per row.
-  void add_sequence_batch(std::span<const uint8_t> tokens, std::vector<int64_t> lengths,
-                          std::vector<int32_t> classes, std::vector<float> values, int64_t length,
-                          int64_t segment, double scale);
+  /// Whole sequences; a batch may be made ahead, while the device computes.
+  void add_sequence_batch(const SequenceBatch& batch, double scale);
   /// Clips, updates, counts; waits for the device. A gradient that is not finite changes nothing
   /// and is counted; after `kMostSkips` in a row throws kInput that says what to try.
   StepReport end_step();
@@ -89,8 +87,8 @@ class Trainer {
   Optimizer optimizer_;
   Trained trained_;
   std::vector<DecayRange> decay_;
-  Tensor totals_;    // (4) fp64: loss of the step's language batches
-  LossTotals loss_;  // of its sequence batches
+  Tensor totals_;    // (4) fp64: loss of the step
+  LossTotals loss_;  // what was summed on the host
   int64_t step_ = 0;
   int64_t updates_ = 0;
   int64_t skipped_steps_ = 0;

@@ -11,8 +11,9 @@
 #include "libmamba/core/text.h"
 #include "libmamba/memory_plan.h"
 #include "libmamba/model_folder.h"
+#include "pipelines/finetune_feed.h"
+#include "pipelines/finetune_plan.h"
 #include "pipelines/labelled.h"
-#include "pipelines/memory_limit.h"
 #include "pipelines/metrics.h"
 #include "pipelines/stop.h"
 
@@ -22,9 +23,14 @@ namespace {
 /// Training windows that the k-mer baseline sees, per class, when the source has no end.
 constexpr int64_t kBaselineWindows = 2000;
 
-/// One random strand per draw, a pure function of (seed, index).
-bool reverse_strand(uint64_t seed, uint64_t index) {
-  return (Random(seed, RandomUse::kAugment, index).bits() & 1) != 0;
+/// FinetunePlan::segment in a checkpoint.
+constexpr const char* kSegment = "segment";
+
+/// That of the run that these options go on with; 0 where there is none.
+int64_t recorded_segment(const FinetuneOptions& options) {
+  if (!options.training.resume) return 0;
+  const std::optional<Json> state = newest_trainer_state(options.common.out);
+  return state ? state->value(kSegment, int64_t{0}) : 0;
 }
 
 class Finetuning {
@@ -34,7 +40,7 @@ class Finetuning {
         job_(job),
         ctx_(open_context(options.common, job)),
         base_(load_model(options.model, Device{}, job.log)),
-        tokenizer_(base_.vocabulary()),
+        tokenizer_(base_->vocabulary()),
         seed_(static_cast<uint64_t>(options.common.seed)) {
     job.record.set_model(options.model, model_digest(options.model));
     open_data();
@@ -44,37 +50,18 @@ class Finetuning {
     steps_ = options.training.steps > 0
                  ? options.training.steps
                  : std::max<int64_t>(1, std::llround(draws / static_cast<double>(options.batch)));
-    segment_ = options.common.segment > 0 ? options.common.segment
-                                          : default_segment(arithmetic_of(options.common).device);
+    config_ = base_->config();
+    config_.task = options.task;
+    config_.labels = head_labels();
+    config_.pool = options.pool;
+    plan_ = plan_finetuning(options, config_, {source_->lengths(), lengths_of(valid_)},
+                            machine_of(arithmetic_of(options.common)), recorded_segment(options));
   }
 
   bool plan_only() {
-    int64_t longest = 1;
-    for (const Example& example : valid_) {
-      longest = std::max(longest, static_cast<int64_t>(example.ids.size()));
-    }
-    const Arithmetic arithmetic = arithmetic_of(options_.common);
-    memory_ = step_memory(options_.common.max_memory, arithmetic.device);
-    const auto plan_of = [&](int64_t segment) {
-      const int64_t rows = std::max<int64_t>(1, segment / longest);
-      return plan_training(
-          base_.config(), rows, longest, segment, arithmetic,
-          whole_layers_within(memory_, base_.config(), rows, longest, segment, arithmetic));
-    };
-    MemoryPlan plan = plan_of(segment_);
-    const MemoryLimit limit = memory_limit(options_.common);
-    if (!limit.allows(plan)) {
-      const auto [segment, bytes] =
-          largest_that_fits(segment_ / 2, kSmallestSegment, limit, plan_of);
-      if (segment == 0) refuse_plan(plan, limit, {});
-      if (options_.common.segment > 0) {
-        refuse_plan(plan, limit, {{concat("--segment ", segment), bytes}});
-      }
-      segment_ = segment;
-      plan = plan_of(segment_);
-    }
     if (!options_.common.plan) return false;
-    job_.report = concat(plan.text(), "steps ", steps_, " of ", options_.batch, " sequences\n");
+    job_.report =
+        concat(plan_.memory.text(), "steps ", steps_, " of ", options_.batch, " sequences\n");
     return true;
   }
 
@@ -92,14 +79,15 @@ class Finetuning {
     const Trained trained = options_.freeze ? Trained::kHeadOnly : Trained::kAll;
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer, trained)
                                  : Trainer(*ctx_, first_model(), optimizer, trained);
-    if (memory_ > 0) {
-      trainer.limit_scratch(scratch_within(memory_, base_.config(), 1, segment_));
-    }
+    base_.reset();
+    trainer.limit_scratch(plan_.scratch_bytes);
+    feed_.emplace(*ctx_, *source_, tokenizer_, options_, plan_.segment, next_draw_);
     log_line(job_.log, LogLevel::kInfo,
              concat("training on ", format_count(source_->epoch_size()), " sequences a pass, ",
                     steps_, " steps of ", options_.batch, "; validating on ",
                     format_count(static_cast<int64_t>(valid_.size()))));
     job_.record.set_result("planned_steps", steps_);
+    job_.record.set_result("planned_memory_bytes", plan_.memory.total_bytes());
     job_.record.set_result("finished", false);
     job_.progress.start("fine-tuning", "sequences", (steps_ - trainer.step()) * options_.batch);
     while (trainer.step() < steps_) {
@@ -166,11 +154,13 @@ class Finetuning {
     examples = std::move(kept);
   }
 
-  Model first_model() {
+  std::vector<std::string> head_labels() const {
     const bool classify = options_.task == TaskKind::kClassification;
-    const std::vector<std::string> labels =
-        classify ? classes_ : std::vector<std::string>{"value"};  // a regression has one target
-    Model model = with_task(base_, options_.task, labels, options_.pool, seed_);
+    return classify ? classes_ : std::vector<std::string>{"value"};  // a regression has one target
+  }
+
+  Model first_model() {
+    Model model = with_task(*base_, options_.task, head_labels(), options_.pool, seed_);
     ModelConfig config = model.config();
     config.both_strands = options_.strands == Strands::kBoth;
     Model placed(config, ctx_->device());
@@ -191,7 +181,7 @@ class Finetuning {
           "verbose", "force",      "no-provenance"}) {
       print.erase(key);
     }
-    print["segment"] = segment_;
+    print["segment"] = plan_.segment;
     print["classes"] = classes_;
     print["model"] = model_digest(options_.model);
     print["epoch"] = source_->epoch_size();
@@ -200,35 +190,12 @@ class Finetuning {
   }
 
   StepReport step(Trainer& trainer) {
-    std::vector<Example> examples;
-    std::vector<Ids> sequences;
-    std::vector<int64_t> lengths;
-    for (int64_t i = 0; i < options_.batch; ++i, ++next_draw_) {
-      examples.push_back(source_->draw(next_draw_));
-      Ids& ids = examples.back().ids;
-      if (options_.rc_augment && reverse_strand(seed_, next_draw_)) {
-        tokenizer_.reverse_complement(ids);
-      }
-      lengths.push_back(static_cast<int64_t>(ids.size()));
-      sequences.push_back(std::move(ids));
-    }
-    trainer.begin_step();
-    const auto pad = static_cast<uint8_t>(std::max(0, tokenizer_.vocabulary().pad));
-    for (const std::vector<size_t>& which : batches_by_length(lengths, segment_)) {
-      PaddedBatch batch = pad_batch(sequences, which, pad);
-      std::vector<int32_t> classes;
-      std::vector<float> values;
-      for (const size_t index : which) {
-        classes.push_back(examples[index].label);
-        values.push_back(examples[index].value);
-        tokens_ += lengths[index];
-        job_.record.add_bases(lengths[index]);
-      }
-      trainer.add_sequence_batch(batch.tokens, batch.lengths, classes, values, batch.length,
-                                 segment_, 1.0 / static_cast<double>(options_.batch));
-    }
+    const StepReport report = feed_->step(trainer);
+    next_draw_ = feed_->next_draw();
+    tokens_ += feed_->step_tokens();
+    job_.record.add_bases(feed_->step_tokens());
     job_.progress.add(options_.batch);
-    return trainer.end_step();
+    return report;
   }
 
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
@@ -243,6 +210,7 @@ class Finetuning {
       Json line = step_metrics(report, tokens_, static_cast<double>(job_.record.bases()) / seconds,
                                ctx_->device());
       line.erase("bits_per_base");  // a loss over labels, not bases
+      line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
       run.metrics(line);
     }
     if (report.step % options_.training.eval_interval(steps_) == 0 || last) {
@@ -293,7 +261,7 @@ class Finetuning {
   std::vector<float> predict_valid(const Model& model) {
     std::vector<Ids> sequences;
     for (const Example& example : valid_) sequences.push_back(example.ids);
-    return predict(*ctx_, model, tokenizer_, sequences, segment_);
+    return predict(*ctx_, model, tokenizer_, sequences, plan_.segment);
   }
 
   ClassMetrics class_metrics_of(const std::vector<float>& probabilities) const {
@@ -307,7 +275,8 @@ class Finetuning {
     run.save(trainer,
              {{"next_draw", next_draw_},
               {"tokens", tokens_},
-              {"best_loss", best_loss_ ? Json(*best_loss_) : Json()}},
+              {"best_loss", best_loss_ ? Json(*best_loss_) : Json()},
+              {kSegment, plan_.segment}},
              options_.training.keep);
     if (valid_.empty()) run.publish(trainer);
   }
@@ -342,6 +311,12 @@ class Finetuning {
   void finish(TrainingRun& run, const Trainer& trainer) {
     if (valid_.empty()) run.publish(trainer);
     RunRecord& record = job_.record;
+    record.set_result("waited_for_data_seconds", feed_->waited_seconds());
+    record.set_result("input_wait",
+                      feed_->waited_seconds() / std::max(feed_->step_seconds(), 1e-30));
+    record.set_result("peak_device_memory_bytes",
+                      ctx_->backend().peak_allocated_bytes(ctx_->device().index));
+    feed_.reset();  // the baseline draws from the same source
     record.set_result("steps", trainer.step());
     record.set_result("tokens", tokens_);
     record.set_result("skipped_steps", trainer.skipped_steps());
@@ -376,15 +351,17 @@ class Finetuning {
   const FinetuneOptions& options_;
   Job& job_;
   std::unique_ptr<Context> ctx_;
-  Model base_;
+  std::optional<Model> base_;  // until the trainer has it
   Tokenizer tokenizer_;
   uint64_t seed_;
   std::vector<std::string> classes_;
   std::unique_ptr<ExampleSource> source_;
   std::vector<Example> valid_;
   int64_t steps_ = 0;
-  int64_t segment_ = 0;
-  int64_t memory_ = 0;  ///< of a GPU that a step may take
+  ModelConfig config_;  // with its head
+  FinetunePlan plan_;
+  std::optional<FinetuneFeed> feed_;
+  WaitShare wait_share_;
   uint64_t next_draw_ = 0;
   int64_t tokens_ = 0;
   std::optional<double> best_loss_;

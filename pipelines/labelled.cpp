@@ -111,6 +111,7 @@ class ListSource final : public ExampleSource {
       : examples_(std::move(examples)), seed_(seed), order_(examples_.size()) {}
 
   int64_t epoch_size() const override { return static_cast<int64_t>(examples_.size()); }
+  std::vector<int64_t> lengths() const override { return lengths_of(examples_); }
 
   Example draw(uint64_t index) const override {
     const uint64_t epoch = index / examples_.size();
@@ -154,12 +155,14 @@ bool mostly_bases(const Example& example, const Vocabulary& vocabulary) {
 class WindowSource final : public ExampleSource {
  public:
   WindowSource(std::vector<std::unique_ptr<Genome>> genomes, std::vector<WindowSampler> samplers,
-               Tokenizer tokenizer, int64_t windows_per_class)
+               Tokenizer tokenizer, int64_t windows_per_class, int64_t context)
       : genomes_(std::move(genomes)),
         samplers_(std::move(samplers)),
         tokenizer_(std::move(tokenizer)),
-        windows_per_class_(windows_per_class) {}
+        windows_per_class_(windows_per_class),
+        context_(context) {}
 
+  std::vector<int64_t> lengths() const override { return {context_}; }
   int64_t epoch_size() const override {
     return windows_per_class_ * static_cast<int64_t>(genomes_.size());
   }
@@ -183,9 +186,18 @@ class WindowSource final : public ExampleSource {
   std::vector<WindowSampler> samplers_;
   Tokenizer tokenizer_;
   int64_t windows_per_class_;
+  int64_t context_;
 };
 
 }  // namespace
+
+std::vector<int64_t> lengths_of(const std::vector<Example>& examples) {
+  std::set<int64_t> lengths;
+  for (const Example& example : examples) {
+    lengths.insert(static_cast<int64_t>(example.ids.size()));
+  }
+  return {lengths.begin(), lengths.end()};
+}
 
 std::unique_ptr<ExampleSource> list_source(std::vector<Example> examples, uint64_t seed) {
   require(!examples.empty(), ErrorKind::kInput, "there are no training examples");
@@ -237,7 +249,7 @@ ClassWindows open_class_windows(const std::vector<std::string>& specs, int64_t c
     }
   }
   classes.train = std::make_unique<WindowSource>(std::move(genomes), std::move(samplers), tokenizer,
-                                                 windows_per_class);
+                                                 windows_per_class, context);
   return classes;
 }
 

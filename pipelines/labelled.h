@@ -52,7 +52,12 @@ class ExampleSource {
   /// Examples of one pass.
   virtual int64_t epoch_size() const = 0;
   virtual Example draw(uint64_t index) const = 0;
+  /// Tokens that examples have, each number once; none has more than the largest.
+  virtual std::vector<int64_t> lengths() const = 0;
 };
+
+/// The lengths of examples, each once, ascending.
+std::vector<int64_t> lengths_of(const std::vector<Example>& examples);
 
 /// A list in memory, shuffled anew in each pass.
 std::unique_ptr<ExampleSource> list_source(std::vector<Example> examples, uint64_t seed);

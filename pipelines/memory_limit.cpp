@@ -55,4 +55,17 @@ void refuse_plan(const MemoryPlan& plan, const MemoryLimit& limit,
                        : concat("what fits: ", fitting));
 }
 
+void refuse_going_on(const std::string& run, int64_t tokens, const MemoryPlan& plan,
+                     const MemoryLimit& limit, const std::vector<FittingSetting>& instead,
+                     const std::string& from) {
+  const bool by_segment = !instead.empty() && instead.front().flags.starts_with("--segment");
+  fail(ErrorKind::kUsage, "--resume: ", printable(run), " goes on as it began, ",
+       format_count(tokens), " tokens at once, which needs ", format_bytes(plan.total_bytes()),
+       ", ", limit.text(), "; go on where there is as much",
+       by_segment
+           ? concat(", or start a new run from its weights: ", from, " ", printable(run), " ",
+                    instead.front().flags, " (", format_bytes(instead.front().bytes), ")")
+           : "");
+}
+
 }  // namespace gmamba

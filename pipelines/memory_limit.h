@@ -45,6 +45,13 @@ struct FittingSetting {
 [[noreturn]] void refuse_plan(const MemoryPlan& plan, const MemoryLimit& limit,
                               const std::vector<FittingSetting>& instead);
 
+/// The same of a run that goes on with `tokens` at once, as it began: another cut would change
+/// roundings, and with them all bits. `from` is the flag that names a run to begin a new one with.
+[[noreturn]] void refuse_going_on(const std::string& run, int64_t tokens, const MemoryPlan& plan,
+                                  const MemoryLimit& limit,
+                                  const std::vector<FittingSetting>& instead,
+                                  const std::string& from);
+
 /// The largest of `first`, `first` / 2, ... >= `least` whose plan (by plan_of) is within the limit,
 /// and its bytes; 0 when there is none.
 template <class PlanOf>

@@ -166,7 +166,8 @@ class Pretraining {
       return init_ ? init_->config() : new_config(asked, tokenizer_->vocabulary());
     };
     config_ = config_of(options);
-    plan_ = plan_pretraining(options, config_of, machine_of(arithmetic_of(options.common)), recorded_cut(options));
+    plan_ = plan_pretraining(options, config_of, machine_of(arithmetic_of(options.common)),
+                             recorded_cut(options));
   }
 
   bool plan_only() {
@@ -242,15 +243,6 @@ class Pretraining {
     return report;
   }
 
-  /// Share of the steps since the last call in which compute waited for input.
-  double input_wait() {
-    const double seconds = feed_->step_seconds() - logged_seconds_;
-    const double waited = feed_->waited_seconds() - logged_wait_;
-    logged_seconds_ = feed_->step_seconds();
-    logged_wait_ = feed_->waited_seconds();
-    return seconds > 0 ? waited / seconds : 0;
-  }
-
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
     job_.progress.set_note(step_note(report));
     if (report.skipped) {
@@ -263,7 +255,7 @@ class Pretraining {
       const double rate = seconds > 0 ? static_cast<double>(job_.record.bases()) / seconds : 0;
       Json line = step_metrics(report, feed_->tokens(), rate, ctx_->device());
       line["context"] = feed_->context();
-      line["input_wait"] = input_wait();
+      line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
       run.metrics(line);
     }
     if (report.step % options_.training.eval_interval(plan_.steps) == 0 && !last) {
@@ -353,8 +345,7 @@ class Pretraining {
   PretrainPlan plan_;
   ModelConfig config_;
   std::optional<PretrainFeed> feed_;
-  double logged_seconds_ = 0;
-  double logged_wait_ = 0;
+  WaitShare wait_share_;
 };
 
 }  // namespace

@@ -141,21 +141,6 @@ PretrainPlan plan_usual_cut(const PretrainOptions& options, const ModelConfig& c
   return plan;
 }
 
-/// A run keeps the cut that it began with: another one changes roundings, and with them all bits.
-[[noreturn]] void refuse_going_on(const PretrainPlan& plan, const PretrainOptions& options,
-                                  const MemoryLimit& limit,
-                                  const std::vector<FittingSetting>& instead) {
-  const std::string run = printable(options.common.out);
-  const bool by_segment = !instead.empty() && instead.front().flags.starts_with("--segment");
-  fail(ErrorKind::kUsage, "--resume: ", run, " goes on as it began, ",
-       format_count(plan.last().rows * plan.last().segment), " tokens at once, which needs ",
-       format_bytes(plan.memory.total_bytes()), ", ", limit.text(),
-       "; go on where there is as much",
-       by_segment ? concat(", or start a new run from its weights: --init ", run, " ",
-                           instead.front().flags, " (", format_bytes(instead.front().bytes), ")")
-                  : "");
-}
-
 }  // namespace
 
 size_t PretrainPlan::stage_of(int64_t step) const {
@@ -209,7 +194,8 @@ PretrainPlan plan_pretraining(const PretrainOptions& options, const MakeConfig& 
   if (limit.allows(plan.memory)) return plan;
   const std::vector<FittingSetting> instead = fitting_settings(options, config_of, machine);
   if (options.common.segment > 0 || recorded == 0) refuse_plan(plan.memory, limit, instead);
-  refuse_going_on(plan, options, limit, instead);
+  refuse_going_on(options.common.out, plan.last().rows * plan.last().segment, plan.memory, limit,
+                  instead, "--init");
 }
 
 }  // namespace gmamba

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "libmamba/core/file.h"
 #include "libmamba/core/text.h"
@@ -188,6 +189,12 @@ Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_se
     line["gpu_used_bytes"] = backend.total_bytes(device.index) - backend.free_bytes(device.index);
   }
   return line;
+}
+
+double WaitShare::since(double step_seconds, double waited_seconds) {
+  const double seconds = step_seconds - std::exchange(step_seconds_, step_seconds);
+  const double waited = waited_seconds - std::exchange(waited_seconds_, waited_seconds);
+  return seconds > 0 ? waited / seconds : 0;
 }
 
 std::string step_note(const StepReport& report) {

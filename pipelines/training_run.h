@@ -119,6 +119,17 @@ class TrainingRun {
 Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
                   Device device);
 
+/// Share of the steps since the last call in which compute waited for input; of the sums over all
+/// steps that a feed keeps.
+class WaitShare {
+ public:
+  double since(double step_seconds, double waited_seconds);
+
+ private:
+  double step_seconds_ = 0;
+  double waited_seconds_ = 0;
+};
+
 /// "step 20  loss 1.31  lr 0.008": the note of the progress line.
 std::string step_note(const StepReport& report);
 

@@ -64,6 +64,19 @@ std::string losses(const fs::path& run) {
   return out;
 }
 
+std::string step_name(int64_t step) {
+  std::string name = std::to_string(step);
+  name.insert(0, 8 - name.size(), '0');
+  return "step-" + name;
+}
+
+/// Leaves a run as it was when it was killed after that step.
+void drop_checkpoints_after(const fs::path& run, int64_t last) {
+  for (const int64_t step : list_checkpoints(run)) {
+    if (step > last) remove_tree(run / "checkpoints" / step_name(step));
+  }
+}
+
 /// Starts the command as a child of this process; the caller kills and waits.
 pid_t start(const std::string& words, const fs::path& folder) {
   const std::string line = concat("cd '", folder.string(), "' && exec '", GMAMBA_COMMAND, "' ",
@@ -111,9 +124,7 @@ void survive_kills(const std::string& more, int64_t steps, int kills) {
     }
     // whatever the moment: what is there is whole
     for (const int64_t step : list_checkpoints(folder / "killed")) {
-      std::string name = std::to_string(step);
-      name.insert(0, 8 - name.size(), '0');
-      EXPECT_NO_THROW(verify_checkpoint(folder / "killed" / "checkpoints" / ("step-" + name)));
+      EXPECT_NO_THROW(verify_checkpoint(folder / "killed" / "checkpoints" / step_name(step)));
     }
   }
   EXPECT_EQ(killed, kills);
@@ -352,11 +363,7 @@ TEST(TrainingRuns, GoOnWithTheCutThatTheyBeganWith) {
   const std::string words = " --keep 20 --max-memory 700KiB";
   ASSERT_EQ(run(pretrain_words("whole", 12) + words, folder).code, 0);
   fs::copy(folder / "whole", folder / "run", fs::copy_options::recursive);
-  for (const int64_t step : list_checkpoints(folder / "run")) {
-    std::string name = std::to_string(step);
-    name.insert(0, 8 - name.size(), '0');
-    if (step > 5) remove_tree(folder / "run" / "checkpoints" / ("step-" + name));
-  }
+  drop_checkpoints_after(folder / "run", 5);
   const std::string on = pretrain_words("run", 12) + " --keep 20 --resume";
   const Outcome bound = run(pretrain_words("new", 12) + words + " --plan", folder);
   const Outcome free = run(pretrain_words("new", 12) + " --plan", folder);
@@ -473,6 +480,42 @@ TEST(Memory, WithoutASegmentOneThatFitsIsTaken) {
   const Outcome bound = run(words + " --max-memory 40MiB", folder);
   EXPECT_EQ(bound.code, 0) << bound.err;
   EXPECT_FALSE(contains(bound.out, "4 micro-batches of 4 x 512"));
+}
+
+TEST(Finetuning, GoesOnWithTheCutThatItBeganWith) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  write_genome(folder / "at.fa", 11, 0.8);
+  write_genome(folder / "gc.fa", 12, 0.2);
+  ASSERT_EQ(run(pretrain_words("base", 2), folder).code, 0);
+  const auto words = [](const std::string& name) {
+    return "finetune --model base --class at=at.fa --class gc=gc.fa --context 100 --batch 16 "
+           "--steps 9 --kmer 3 --keep 20 --save-every 1 --log-every 1 --progress none -q "
+           "--rc-augment --seed 4 --threads 2 --out " +
+           name;
+  };
+  // a bound that asks for smaller batches than the machine would take
+  const std::string bound = " --max-memory 700KiB";
+  ASSERT_EQ(run(words("whole") + bound, folder).code, 0);
+  for (const Json& share : training_values(folder / "whole", "input_wait")) {
+    EXPECT_GE(share.get<double>(), 0);
+    EXPECT_LE(share.get<double>(), 1);
+  }
+  const Json record = parse_json(slurp(folder / "whole" / "run.json"), "run.json");
+  EXPECT_GE(record.at("results").at("input_wait").get<double>(), 0);
+  EXPECT_GT(record.at("results").at("planned_memory_bytes").get<int64_t>(), 1000);
+  fs::copy(folder / "whole", folder / "run", fs::copy_options::recursive);
+  drop_checkpoints_after(folder / "run", 4);
+  EXPECT_NE(run(words("new") + " --plan", folder).out,
+            run(words("new") + bound + " --plan", folder).out)
+      << "the bound does change the cut";
+  const Outcome little = run(words("run") + " --resume --max-memory 100KiB", folder);
+  EXPECT_EQ(little.code, 2);
+  EXPECT_TRUE(contains(little.err, "--resume: run goes on as it began, "));
+  const Outcome rest = run(words("run") + " --resume", folder);
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_EQ(weights(folder / "run"), weights(folder / "whole"));
+  EXPECT_EQ(losses(folder / "run"), losses(folder / "whole"));
 }
 
 TEST(Finetuning, LearnsWhatIsThereFromEachKindOfInput) {

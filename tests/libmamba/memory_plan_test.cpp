@@ -59,6 +59,7 @@ class MemoryPlans : public testing::TestWithParam<PlanCase> {};
 
 INSTANTIATE_TEST_SUITE_P(, MemoryPlans,
                          testing::Values(PlanCase{64, 4, 1, 2048, 2048},   // one piece
+                                         PlanCase{64, 4, 32, 64, 2048},    // many short rows
                                          PlanCase{64, 4, 8, 256, 256},     // a batch
                                          PlanCase{64, 4, 1, 8192, 1024},   // segments
                                          PlanCase{64, 4, 1, 16384, 256},   // many of them
@@ -89,6 +90,42 @@ TEST_P(MemoryPlans, ATrainingStepTakesWhatIsPlanned) {
   expect_within_five_percent(plan, owned + ctx.arena().peak_bytes() + input);
   // no more is held than is used
   expect_within_five_percent(plan, owned + ctx.arena().held_bytes() + input);
+}
+
+/// Whole sequences with a task head; `backbone`: trained as well.
+void expect_planned_sequences(const PlanCase& c, bool backbone) {
+  Model base(config_of(c), kCpu);
+  initialize(base.parameters(), base.config(), 1);
+  Backend& backend = backend_for(DeviceKind::kCpu);
+  const int64_t before = backend.allocated_bytes(0);
+  Context ctx(kCpu, {.threads = 2});
+  Model model = with_task(base, TaskKind::kClassification, {"a", "b", "c"}, PoolMode::kMax, 1);
+  const ModelConfig config = model.config();
+  Trainer trainer(ctx, std::move(model), {.total_steps = 2},
+                  backbone ? Trained::kAll : Trained::kHeadOnly);
+  const int64_t owned = backend.allocated_bytes(0) - before;
+  const Tokens data(c.batch * c.context);
+  const auto rows = static_cast<size_t>(c.batch);
+  for (int step = 0; step < 2; ++step) {
+    trainer.begin_step();
+    const SequenceBatch batch(ctx, data.tokens, std::vector<int64_t>(rows, c.context),
+                              std::vector<int32_t>(rows, 1), {}, c.segment);
+    trainer.add_sequence_batch(batch, 1e-2);
+    trainer.end_step();
+  }
+  const MemoryPlan plan =
+      plan_sequence_training(config, c.batch, c.context, c.segment, {}, 0, backbone);
+  const int64_t input = c.batch * c.context;
+  expect_within_five_percent(plan, owned + ctx.arena().peak_bytes() + input);
+  if (backbone) expect_within_five_percent(plan, owned + ctx.arena().held_bytes() + input);
+}
+
+TEST_P(MemoryPlans, AStepOverWholeSequencesTakesWhatIsPlanned) {
+  expect_planned_sequences(GetParam(), true);
+}
+
+TEST_P(MemoryPlans, AStepOfAHeadAloneTakesWhatIsPlanned) {
+  expect_planned_sequences(GetParam(), false);
 }
 
 TEST_P(MemoryPlans, AForwardPassTakesWhatIsPlanned) {

@@ -353,10 +353,13 @@ TEST(ModelGradient, SequenceHeadAgreesWithDifferences) {
     const std::vector<int64_t> lengths = {80, 55, 7};
     const auto run = [&](Model& at, int64_t segment, ParameterBuffer& gradients) {
       Context ctx;
-      SequenceLoss loss(ctx, at, lengths, {0, 2, 1}, {}, 1.0F / 3, gradients);
-      segmented_gradient(ctx, at, data.token_view(), segment, loss, gradients);
-      EXPECT_EQ(loss.scores().size(), 9u);
-      return loss.totals().loss / 3;
+      const Arena::Scope scope(ctx.arena());
+      const SequenceBatch batch(ctx, data.tokens, lengths, {0, 2, 1}, {}, segment);
+      SequenceLoss loss(ctx, at, batch, 1.0F / 3, gradients);
+      segmented_gradient(ctx, at, batch.tokens(), segment, loss, gradients);
+      const LossTotals totals = loss.totals(ctx);
+      EXPECT_EQ(totals.count, 3);
+      return totals.loss / 3;
     };
     ParameterBuffer whole(model.parameters().shared_layout(), Device{});
     run(model, 80, whole);
