@@ -326,6 +326,103 @@ std::pair<std::vector<float>, std::vector<double>> train_steps(DType type, int64
   return {{all.begin(), all.end()}, losses};
 }
 
+/// The memory that a step over whole sequences really holds, beside its plan.
+TEST(CudaMemory, IsThatOfThePlanForWholeSequences) {
+  GMAMBA_NEEDS_GPU();
+  ModelConfig config;
+  config.d_model = 256;
+  config.n_layers = 3;
+  config.dt_rank = 16;
+  Model base(config, Device{});
+  initialize(base.parameters(), config, 3);
+  const Model host = with_task(base, TaskKind::kClassification, {"a", "b"}, PoolMode::kMax, 3);
+  const Arithmetic arithmetic{kGpu, DType::kBF16};
+  for (const Step& step : {Step{64, 2048, 131072, 0}, Step{64, 2048, 131072, 2},
+                           Step{1, 262144, 65536, 1}, Step{512, 128, 131072, 3}}) {
+    SCOPED_TRACE(testing::Message() << step.batch << " x " << step.context << ", segment "
+                                    << step.segment << ", whole layers " << step.whole_layers);
+    const MemoryPlan plan = plan_sequence_training(host.config(), step.batch, step.context,
+                                                   step.segment, arithmetic, step.whole_layers);
+    Context ctx(kGpu, {.activations = DType::kBF16});
+    Trainer trainer(ctx, on_gpu(host), {});
+    trainer.limit_scratch(
+        scratch_within(plan.total_bytes(), host.config(),
+                       sequence_input_bytes(step.batch, step.context, step.segment, kGpu)));
+    const std::vector<uint8_t> tokens(static_cast<size_t>(step.batch * step.context), 8);
+    const auto rows = static_cast<size_t>(step.batch);
+    trainer.begin_step();
+    const SequenceBatch batch(ctx, tokens, std::vector<int64_t>(rows, step.context),
+                              std::vector<int32_t>(rows, 1), {}, step.segment);
+    trainer.add_sequence_batch(batch, 1.0 / static_cast<double>(step.batch));
+    trainer.end_step();
+    const int64_t buffers = 4 * ParameterLayout(host.config()).buffer_size() * 4;
+    const auto planned = static_cast<double>(plan.total_bytes());
+    EXPECT_NEAR(static_cast<double>(ctx.arena().peak_bytes() + buffers), planned, 0.05 * planned);
+    EXPECT_LE(static_cast<double>(ctx.arena().held_bytes() + buffers), 1.05 * planned);
+  }
+}
+
+/// Weights and losses of some steps over two batches of whole sequences of several lengths; made
+/// ahead of their use, or each waited for.
+std::pair<std::vector<float>, std::vector<double>> sequence_steps(Device device, DType type,
+                                                                  TaskKind task, int64_t segment,
+                                                                  bool ahead) {
+  const bool classify = task == TaskKind::kClassification;
+  const std::vector<std::string> labels =
+      classify ? std::vector<std::string>{"a", "b"} : std::vector<std::string>{"value"};
+  const Model host = with_task(named_model("random"), task, labels, PoolMode::kMean, 3);
+  Context ctx(device, {.activations = device.is_cpu() ? DType::kF32 : type});
+  Model model(host.config(), device);
+  model.parameters() = host.parameters().clone_to(device);
+  Trainer trainer(ctx, std::move(model), {.learning_rate = 1e-3, .total_steps = 4});
+  const Data data;
+  std::vector<int64_t> lengths;
+  std::vector<int32_t> classes;
+  std::vector<float> values;
+  for (int64_t b = 0; b < data.batch; ++b) {
+    lengths.push_back(b == 0 ? data.length : data.length / (b + 2));
+    classify ? classes.push_back(static_cast<int32_t>(b % 2)) : values.push_back(0.5F);
+  }
+  const auto make = [&] {
+    return SequenceBatch(ctx, data.tokens, lengths, classes, values, segment);
+  };
+  std::vector<double> losses;
+  const double scale = 0.5 / static_cast<double>(data.batch);
+  for (int step = 0; step < 4; ++step) {
+    trainer.begin_step();
+    if (ahead) {
+      const SequenceBatch one = make();
+      const SequenceBatch two = make();
+      trainer.add_sequence_batch(one, scale);
+      trainer.add_sequence_batch(two, scale);
+    } else {
+      for (int i = 0; i < 2; ++i) {
+        trainer.add_sequence_batch(make(), scale);
+        ctx.synchronize();
+      }
+    }
+    losses.push_back(trainer.end_step().loss.mean());
+  }
+  const ParameterBuffer got = trainer.model().parameters().clone_to(Device{});
+  const auto all = got.flat().flat<const float>();
+  return {{all.begin(), all.end()}, losses};
+}
+
+TEST(CudaSequences, TrainAsOnTheCpuAndStagedAheadWithTheSameBits) {
+  GMAMBA_NEEDS_GPU();
+  for (const TaskKind task : {TaskKind::kClassification, TaskKind::kRegression}) {
+    const auto cpu = sequence_steps(Device{}, DType::kF32, task, 4096, false);
+    for (const DType type : {DType::kF32, DType::kBF16}) {
+      for (const int64_t segment : {4096, 100}) {
+        const auto waiting = sequence_steps(kGpu, type, task, segment, false);
+        EXPECT_EQ(sequence_steps(kGpu, type, task, segment, true), waiting);
+        EXPECT_LE(relative_error(waiting.second, cpu.second), type == DType::kF32 ? 1e-3 : 3e-2)
+            << "segment " << segment;
+      }
+    }
+  }
+}
+
 TEST(CudaStaging, WaitingForEachBatchChangesNoBit) {
   GMAMBA_NEEDS_GPU();
   for (const DType type : {DType::kF32, DType::kBF16}) {
