@@ -75,7 +75,7 @@ struct Chunks {
 /// which is cheaper the longer the chunk, so no more than that.
 inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
   constexpr int64_t kAlign = 64;
-  constexpr int64_t kShortest = 256;
+  constexpr int64_t kShortest = 64;
   if (length <= kShortest || units * 2 >= capacity) return {1, length};
   const int64_t wanted = std::max<int64_t>(1, capacity / units);
   const int64_t chunk = std::max(kShortest, ceil_div(ceil_div(length, wanted), kAlign) * kAlign);

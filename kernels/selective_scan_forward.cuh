@@ -235,7 +235,8 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       for (int i = 0; i < 2; ++i) {
         y[i] *= fmaf(z[i], sigmoid(z[i]), p.open);
       }
-      // the shuffle, or the lane's own order, puts this behind every read of u
+      // behind every read of u, by the lane itself or by those that share its channels
+      if constexpr (kSplit > 1) __syncwarp();
       if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Pair*>(at) = Pair::of(y);
     };
     const int rows = min(kRows, steps - t);
