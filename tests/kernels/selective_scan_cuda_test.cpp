@@ -3,6 +3,7 @@
 /// tests skip themselves where there is no GPU.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <memory>
 
 #include "tests/kernels/relative_error.h"
@@ -102,9 +103,9 @@ TEST_F(SelectiveScanCuda, MatchesOracle) {
 TEST_F(SelectiveScanCuda, MatchesOracleWhenTimeIsSplit) {
   for (const ScanCase& scan :
        {ScanCase{1, 3000, 8, 16}, ScanCase{2, 2500, 64, 8}, ScanCase{1, 1500, 132, 32},
-        ScanCase{1, 1111, 20, 64}, ScanCase{1, 2000, 12, 11}, ScanCase{1, 2048, 128, 16},
-        ScanCase{1, 1500, 136, 32}, ScanCase{1, 700, 24, 64}, ScanCase{1, 1000, 136, 8},
-        ScanCase{3, 300, 200, 16, false, false, false, true},
+        ScanCase{1, 1111, 20, 64}, ScanCase{1, 2000, 12, 11}, ScanCase{1, 2500, 72, 12},
+        ScanCase{1, 2048, 128, 16}, ScanCase{1, 1500, 136, 32}, ScanCase{1, 700, 24, 64},
+        ScanCase{1, 1000, 136, 8}, ScanCase{3, 300, 200, 16, false, false, false, true},
         ScanCase{1, 700, 130, 16, true, true, true, true, true}}) {
     for (const DType dtype : kTypes) {
       SCOPED_TRACE(scan.name() + "_" + std::string(to_string(dtype)));
@@ -242,6 +243,98 @@ TEST_F(SelectiveScanCuda, NanIsNotHiddenBySummaries) {
     EXPECT_EQ(std::isnan(found.d.u[e]), e == 3) << e;
     EXPECT_FALSE(std::isnan(found.d.u[16 * 2999 + e])) << e;
   }
+}
+
+/// Chunks of the forward pass so long that the device chooses how to summarise them, in every order
+/// of channels that matters to the choice, against segments whose chunks are short.
+TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
+  constexpr int64_t kLength = 393216;
+  constexpr int64_t kSegment = 24576;
+  constexpr int64_t kChannels = 512;
+  constexpr int64_t kStates = 16;
+  constexpr int64_t kTable = 8192 + 37;  // positions after which the data repeat
+  const Inputs table = scan_inputs({1, kTable, kChannels, kStates});
+  std::vector<Tensor> owners;
+  const auto rows = [&](int64_t width, std::vector<float> values) {
+    const TensorView view =
+        owners.emplace_back(ctx().make(DType::kBF16, {1, kLength, width})).view();
+    if (values.empty()) return view;
+    round_to(DType::kBF16, values);
+    Tensor source({}, DType::kBF16, {1, kTable, width});
+    for (size_t i = 0; i < values.size(); ++i) {
+      uint32_t bits;
+      std::memcpy(&bits, &values[i], sizeof bits);
+      source.host<bf16>()[i].bits = static_cast<uint16_t>(bits >> 16);
+    }
+    for (int64_t i = 0; i < kLength; i += kTable) {
+      const int64_t count = std::min(kTable, kLength - i);
+      ctx().upload(source.view().slice(1, 0, count), view.slice(1, i, i + count));
+    }
+    return view;
+  };
+  const auto fixed = [&](const Shape& shape, const std::vector<float>& values) -> TensorView {
+    const TensorView view = owners.emplace_back(ctx().make(DType::kF32, shape)).view();
+    ctx().upload(owned(shape, values), view);
+    return view;
+  };
+  const auto download = [&](ConstTensorView view) {
+    Tensor host({}, view.dtype, view.shape());
+    ctx().download(view, host);
+    std::vector<float> values;
+    for (int64_t i = 0; i < host.size(); ++i) values.push_back(DeviceRows::element(host, i));
+    return values;
+  };
+  std::vector<float> rates(static_cast<size_t>(kChannels * kStates));
+  for (size_t i = 0; i < rates.size(); ++i) rates[i] = -1.0F - static_cast<float>(i % kStates);
+  std::vector<float> raw = table.delta;
+  for (float& value : raw) value = 0.3F * (value + 2.5F);
+  SelectiveScanForward whole;
+  whole.u = rows(kChannels, table.u);
+  whole.delta = rows(kChannels, raw);
+  whole.z = rows(kChannels, table.z);
+  whole.B = rows(kStates, table.B);
+  whole.C = rows(kStates, table.C);
+  whole.A = fixed({kChannels, kStates}, rates);
+  whole.y = rows(kChannels, {});
+  const TensorView y = rows(kChannels, {});
+  const std::vector<float> zeros(static_cast<size_t>(kChannels * kStates));
+  const auto shuffled = [](int64_t e) { return e * 37 % kChannels; };
+  const auto in_order = [](int64_t e) { return e; };
+  const auto all_slow = [](int64_t) { return int64_t{32}; };
+  const auto check = [&](const char* name, auto&& rank) {
+    SCOPED_TRACE(name);
+    std::vector<float> bias;
+    for (int64_t e = 0; e < kChannels; ++e)
+      bias.push_back(-9.0F + static_cast<float>(rank(e)) / 64);
+    whole.delta_bias = fixed({kChannels}, bias);
+    whole.state_out = fixed({1, kChannels, kStates}, zeros);
+    selective_scan_forward(ctx(), whole);
+    SelectiveScanForward part = whole;
+    part.state_out = fixed({1, kChannels, kStates}, zeros);
+    for (int64_t begin = 0; begin < kLength; begin += kSegment) {
+      const int64_t end = begin + kSegment;
+      for (auto field :
+           {&SelectiveScanForward::u, &SelectiveScanForward::delta, &SelectiveScanForward::z,
+            &SelectiveScanForward::B, &SelectiveScanForward::C}) {
+        part.*field = (whole.*field).slice(1, begin, end);
+      }
+      part.y = y.slice(1, begin, end);
+      selective_scan_forward(ctx(), part);
+      part.state_in = part.state_out;
+      part.state_out = fixed({1, kChannels, kStates}, zeros);
+    }
+    EXPECT_LE(relative_error(download(whole.state_out), download(part.state_in)), 1e-5);
+    // outputs near the end of a chunk and of a segment, where starts matter and rounding differs
+    for (const int64_t at : {int64_t{0}, kSegment - 64, kLength / 2, kLength - 64}) {
+      EXPECT_LE(relative_error(download(whole.y.slice(1, at, at + 64)),
+                               download(y.slice(1, at, at + 64))),
+                5e-4)
+          << at;
+    }
+  };
+  check("shuffled", shuffled);
+  check("in order", in_order);
+  check("all slow", all_slow);
 }
 
 /// Chunks of the backward pass so long that their summaries go in two rounds, against two segments
