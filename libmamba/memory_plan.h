@@ -23,7 +23,7 @@ struct Arithmetic {
 /// Tokens computed at once when --segment is not given: on a CPU few enough for its caches and
 /// enough for its GEMMs, on a GPU enough to fill it from one sequence.
 inline int64_t default_segment(Device device) {
-  return device.is_cpu() ? int64_t{2048} : int64_t{131072};
+  return device.is_cpu() ? int64_t{2048} : int64_t{1} << 18;
 }
 
 /// The same for training, where a search for what fits begins: a GPU is best filled by a whole
