@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "io/loader.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "io/batch_rows.h"
 #include "io/made_ahead.h"
 #include "libmamba/core/error.h"
+#include "libmamba/core/parallel.h"
 
 namespace gmamba {
 namespace {
@@ -18,21 +20,26 @@ class WindowBatches final : public BatchMaker {
       : genome_(genome),
         sampler_(sampler),
         options_(options),
+        readers_({}, {.threads = std::max(1, options.threads)}),
         rows_(tokenizer, options),
         cursor_(options.first_draw) {}
 
   Batch make(const std::atomic<bool>& stop) override {
     Batch batch = rows_.make(options_.batch);
-    size_t row = 0;
-    while (row < static_cast<size_t>(options_.batch) && !stop) {
-      const Window window = sampler_.draw(cursor_++);
-      const bool something = rows_.write(read_window(genome_, window), batch, row);
-      empty_.note(something);
-      if (something) {
-        batch.windows.push_back(window);
-        ++row;
-      } else {
-        ++batch.skipped;
+    int64_t row = 0;
+    while (row < options_.batch && !stop) {
+      // as many as are surely needed, and no more letters than a few megabases
+      const int64_t most = std::max<int64_t>(1, kLettersAtOnce / (options_.context + 1));
+      read_next(std::min(options_.batch - row, most));
+      for (size_t i = 0; i < windows_.size(); ++i) {
+        const bool something = rows_.write(letters_[i], batch, static_cast<size_t>(row));
+        empty_.note(something);
+        if (something) {
+          batch.windows.push_back(windows_[i]);
+          ++row;
+        } else {
+          ++batch.skipped;
+        }
       }
     }
     batch.next_draw = cursor_;
@@ -40,12 +47,28 @@ class WindowBatches final : public BatchMaker {
   }
 
  private:
+  static constexpr int64_t kLettersAtOnce = int64_t{4} << 20;
+
+  /// Draws `count` windows and reads them.
+  void read_next(int64_t count) {
+    windows_.clear();
+    for (int64_t i = 0; i < count; ++i) windows_.push_back(sampler_.draw(cursor_++));
+    letters_.resize(windows_.size());
+    parallel_for(readers_, count, [&](int64_t i) {
+      const auto at = static_cast<size_t>(i);
+      letters_[at] = read_window(genome_, windows_[at]);
+    });
+  }
+
   const Genome& genome_;
   const WindowSampler& sampler_;
   LoaderOptions options_;
+  Context readers_;
   RowWriter rows_;
   EmptyRows empty_;
   uint64_t cursor_;
+  std::vector<Window> windows_;
+  std::vector<std::string> letters_;
 };
 
 }  // namespace

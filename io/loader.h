@@ -49,6 +49,7 @@ struct LoaderOptions {
   int64_t context = 1024;   ///< tokens per row
   float repeat_weight = 1;  ///< loss weight of soft-masked (lower-case) bases
   int prefetch = 4;         ///< batches made ahead
+  int threads = 1;          ///< that read windows; a window of a BGZF file costs whole blocks
   uint64_t first_draw = 0;  ///< data cursor to start from
 };
 

@@ -26,6 +26,12 @@ int batches_ahead(const PretrainStage& stage) {
   return static_cast<int>(std::clamp<int64_t>(kAheadBytes / bytes, 1, wanted));
 }
 
+/// Threads that read windows beside a GPU, which leaves the CPU idle; a CPU that computes has none
+/// to spare.
+int reading_threads(const Context& ctx) {
+  return ctx.device().is_cpu() ? 1 : std::clamp(ctx.threads() / 2, 1, 8);
+}
+
 std::string name_of(const char* part, size_t batch) { return concat(part, ".", batch); }
 
 Json to_json(const std::vector<StreamPlace>& places) {
@@ -96,6 +102,7 @@ std::unique_ptr<BatchMaker> PretrainFeed::make_batches() {
   const LoaderOptions loading{.batch = stage().rows,
                               .context = stage().context,
                               .repeat_weight = static_cast<float>(options_.repeat_weight),
+                              .threads = reading_threads(ctx_),
                               .first_draw = next_draw_};
   const auto seed = static_cast<uint64_t>(options_.common.seed);
   if (!options_.carry) {

@@ -113,11 +113,12 @@ TEST_F(LoaderTest, RowsHoldWhatTheGenomeDoes) {
   EXPECT_GE(loader.waited_seconds(), 0);
 }
 
-TEST_F(LoaderTest, SameBatchesWhateverThePrefetch) {
+TEST_F(LoaderTest, SameBatchesWhateverThePrefetchAndTheThreads) {
   const WindowSampler sampler(all, options.context + 1, true, 6);
   std::vector<std::vector<Batch>> runs;
-  for (const int prefetch : {0, 1, 8}) {
+  for (const auto& [prefetch, threads] : {std::pair{0, 1}, {1, 1}, {8, 4}}) {
     options.prefetch = prefetch;
+    options.threads = threads;
     BatchLoader loader(genome, sampler, tokenizer, options);
     std::vector<Batch>& batches = runs.emplace_back();
     for (int i = 0; i < 25; ++i) {
