@@ -9,7 +9,7 @@ Command pretrain_command() {
       .name = "pretrain",
       .group = "Train",
       .summary = "a model on reference genomes",
-      .usage = "--fasta G.fa[.gz] [--fasta ...] --out RUN (--steps N | --tokens N) [options]",
+      .usage = "--fasta G.fa[.gz]... --out RUN (--steps N | --tokens N) [options]",
       .details =
           "RUN holds model/ (what --model takes everywhere), checkpoints/, metrics.jsonl and\n"
           "run.json. SIGINT and SIGTERM save a checkpoint and stop; --resume goes on from it.\n",

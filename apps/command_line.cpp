@@ -29,7 +29,9 @@ std::string cli11_name(const OptionEntry& entry) {
 /// Values as given, by option name.
 using Given = std::map<std::string, std::vector<std::string>>;
 
-void add_option(CLI::App& app, const OptionEntry& entry, Given& given) {
+/// Where the command has no positional arguments, a list option takes all values up to the next
+/// option, as a shell spells out `--fasta *.fa`.
+void add_option(CLI::App& app, const OptionEntry& entry, bool has_positional, Given& given) {
   const auto keep = [&given, name = entry.name](const CLI::results_t& results) {
     given[name] = results;
     return true;
@@ -46,7 +48,7 @@ void add_option(CLI::App& app, const OptionEntry& entry, Given& given) {
   option->type_size(1)->expected(1);
   if (entry.is_list) {
     option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    if (entry.meta.positional) {
+    if (entry.meta.positional || !has_positional) {
       option->expected(-1);
     }
   }
@@ -138,8 +140,11 @@ CommandLine read_command_line(const Command& command, std::span<const std::strin
   std::string config;
   app.add_option("--config", config);
   Given given;
+  const bool has_positional = std::any_of(
+      list.entries().begin(), list.entries().end(),
+      [](const OptionEntry& entry) { return static_cast<bool>(entry.meta.positional); });
   for (const OptionEntry& entry : list.entries()) {
-    add_option(app, entry, given);
+    add_option(app, entry, has_positional, given);
   }
   // CLI11 takes the arguments from the back
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());

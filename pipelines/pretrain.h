@@ -56,7 +56,7 @@ struct PretrainOptions {
   template <class V>
   void visit(V& v) {
     v.heading("Sequence");
-    v("fasta", fasta, "reference genome, plain or bgzip; repeat for more",
+    v("fasta", fasta, "reference genomes, plain or bgzip",
       {.value = "FILE", .required = true});
     v("regions", regions, "train and validate within these only: a BED file or chr1:1-1000,...",
       {.value = "BED"});

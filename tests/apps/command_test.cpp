@@ -151,6 +151,17 @@ TEST_F(Command, UsageErrorsEndWithTwo) {
   }
 }
 
+TEST_F(Command, AListOptionTakesAllValuesUpToTheNext) {
+  const std::string rest = " --print-config --out run --steps 1";
+  const Outcome together = gmamba("pretrain --fasta a.fa b.fa c.fa" + rest);
+  EXPECT_EQ(together.code, 0) << together.err;
+  EXPECT_TRUE(contains(together.out, "c.fa")) << together.out;
+  EXPECT_EQ(together.out, gmamba("pretrain --fasta a.fa --fasta b.fa c.fa" + rest).out);
+  EXPECT_EQ(together.out, gmamba("pretrain --fasta a.fa --fasta b.fa --fasta c.fa" + rest).out);
+  // before any option there is no list to take it
+  EXPECT_EQ(gmamba("pretrain a.fa --fasta b.fa" + rest).code, 2);
+}
+
 TEST_F(Command, WhatIsNotHereEndsWithThree) {
   EXPECT_EQ(gmamba("embed --model model in.fa -o out.h5").code, 3);
   EXPECT_EQ(gmamba("embed --model model in.fa -o out.npy --device cpu --precision bf16").code, 3);

@@ -76,8 +76,8 @@ TEST(FinetunePlans, AFreshRunIsCutByTheWholeGpuAndOneThatGoesOnAsItBegan) {
   const FinetunePlan large = plan(gpu(80 * kGiB, 79 * kGiB));
   EXPECT_EQ(large.segment, default_segment(Device{DeviceKind::kCuda, 0}));
   // all rows of the batch are counted: what is left over is for activations
-  const int64_t input =
-      3 * sequence_input_bytes(128, 1024, large.segment, Device{DeviceKind::kCuda});
+  const int64_t input = 3 * sequence_input_bytes(large.segment / 1024, 1024, large.segment,
+                                                 Device{DeviceKind::kCuda});
   EXPECT_EQ(large.scratch_bytes, scratch_within(77 * kGiB, config, input));
   try {
     plan(gpu(6 * kGiB, kGiB));
