@@ -169,7 +169,8 @@ void prepare_summary(SummaryArgs<T>& p) {
   p.vectors.rows = in_pieces(p.x, p.d_inner, 16) && in_pieces(p.delta, p.d_inner, 16) &&
                    in_pieces(p.z, p.d_inner, 16);
   p.vectors.tokens = in_pieces(p.w, p.d_state, 8);
-  p.vectors.wide_tokens = in_pieces(p.w, p.d_state, 16);
+  constexpr int64_t kNear = int64_t{1} << 26;  // rows that a window's offsets of 32 bits reach
+  p.vectors.wide_tokens = in_pieces(p.w, p.d_state, 16) && p.w.inner < kNear;
   p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
   p.width = summary_width(p.d_inner, p.d_state);
   p.first_stretch = kGradient && !p.exact_sum ? 1 : 0;
