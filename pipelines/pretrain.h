@@ -56,8 +56,7 @@ struct PretrainOptions {
   template <class V>
   void visit(V& v) {
     v.heading("Sequence");
-    v("fasta", fasta, "reference genomes, plain or bgzip",
-      {.value = "FILE", .required = true});
+    v("fasta", fasta, "reference genomes, plain or bgzip", {.value = "FILE", .required = true});
     v("regions", regions, "train and validate within these only: a BED file or chr1:1-1000,...",
       {.value = "BED"});
     v("valid-regions", valid_regions, "hold these out: a BED file or a list of regions",

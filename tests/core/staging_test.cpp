@@ -36,9 +36,9 @@ void expect_holds(const Staged& staged, const Arrays& arrays) {
   for (size_t i = 0; i < views.size(); ++i) {
     ASSERT_EQ(staged.view(i).shape(), views[i].shape());
     ASSERT_EQ(staged.view(i).dtype, views[i].dtype);
-    EXPECT_EQ(std::memcmp(staged.view(i).data, views[i].data,
-                          static_cast<size_t>(views[i].size() * size_of(views[i].dtype))),
-              0);
+    const auto bytes = static_cast<size_t>(views[i].size() * size_of(views[i].dtype));
+    if (bytes == 0) continue;
+    EXPECT_EQ(std::memcmp(staged.view(i).data, views[i].data, bytes), 0);
   }
 }
 
