@@ -381,12 +381,11 @@ void backward(Context& ctx, const Conv1dBackward& args) {
     check_launch(ctx, "conv1d_backward", to_string(args.x.shape()), ", ", K, " taps");
   }
   const TensorView dweight = args.dweight;
-  add_partials(ctx, "conv1d_backward", static_cast<const float*>(g.dweight), runs, width * K, K,
-               dweight.as<float, 2>().data, dweight.dim(0) > 1 ? dweight.stride[0] : K, args.mode);
-  if (!args.dbias.empty()) {
-    add_partials(ctx, "conv1d_backward", static_cast<const float*>(g.dbias), runs, width, width,
-                 args.dbias.flat<float>().data(), width, args.mode);
-  }
+  const PartialSums<float> sums[2] = {
+      {g.dweight, runs, width * K, dweight.as<float, 2>().data, K,
+       dweight.dim(0) > 1 ? dweight.stride[0] : K},
+      {g.dbias, runs, width, args.dbias.flat<float>().data(), width, width}};
+  add_partials(ctx, "conv1d_backward", sums, args.mode);
 }
 
 /// Empty tails of one tap have no rows to check.

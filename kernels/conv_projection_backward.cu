@@ -390,17 +390,14 @@ bool conv_projection_backward(Context& ctx, const ConvProjectionBackward& args) 
   p.dprojection = ctx.arena().f32({workers, outputs, width}).as<float, 3>().data;
   outputs <= 48 ? launch<48>(ctx, p, slices, workers)
                 : launch<kMostOutputs>(ctx, p, slices, workers);
-  constexpr const char* kName = "conv_projection_backward";
-  const auto add = [&](const float* partials, int64_t count, int64_t columns, float* out,
-                       int64_t stride) {
-    add_partials(ctx, kName, partials, workers, count, columns, out, stride, args.mode);
-  };
-  add(p.dprojection, outputs * width, width, args.dprojection.as<float, 2>().data,
-      row_stride(args.dprojection));
-  add(p.dweight, width * kTaps, kTaps, args.dweight.as<float, 2>().data, row_stride(args.dweight));
-  if (!args.dbias.empty()) {
-    add(p.dbias, width, width, args.dbias.flat<float>().data(), width);
-  }
+  const auto dprojection = args.dprojection.as<float, 2>();
+  const auto dweight = args.dweight.as<float, 2>();
+  const PartialSums<float> sums[3] = {
+      {p.dprojection, workers, outputs * width, dprojection.data, width,
+       row_stride(args.dprojection)},
+      {p.dweight, workers, width * kTaps, dweight.data, kTaps, row_stride(args.dweight)},
+      {p.dbias, workers, width, args.dbias.flat<float>().data(), width, width}};
+  add_partials(ctx, "conv_projection_backward", sums, args.mode);
   return true;
 }
 

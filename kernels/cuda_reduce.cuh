@@ -1,83 +1,165 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Adds partial sums in fixed order: every sum over rows is cut into chunks by shape, each chunk
-/// keeps its own partial, and these are added here, so that two runs give the same bits.
+/// keeps its own partial, and these are added here, all arrays of an operation in one launch, so
+/// that two runs give the same bits.
 #pragma once
 
+#include <bit>
 #include <type_traits>
 
-#include "kernels/cuda_common.cuh"
+#include "kernels/cuda_tiles.cuh"
 #include "kernels/linear.h"
 
 namespace gmamba::cuda {
 
-constexpr int kReduceGroups = 8;
-
-/// out[i / columns, i % columns] (+)= sum over chunks of partials[chunk, i].
-/// A block does 32 sums; its 8 warps take every eighth chunk each and are added in order.
+/// One array of sums: out[i / columns, i % columns] (+)= sum over chunks of
+/// partials[chunk * stride + i], for i < count; columns do not matter where out is contiguous.
 template <class Real>
-__global__ void add_partials_kernel(const Real* partials, int64_t chunks, int64_t count,
-                                    int64_t columns, float* out, int64_t out_stride,
-                                    bool accumulate) {
-  __shared__ Real sums[kReduceGroups][kWarp];
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kWarp + threadIdx.x;
-  Real sum = 0;
-  if (i < count) {
-#pragma unroll 8
-    for (int64_t chunk = threadIdx.y; chunk < chunks; chunk += kReduceGroups) {
-      sum += partials[chunk * count + i];
+struct PartialSums {
+  const Real* partials = nullptr;
+  int64_t chunks = 0, stride = 0, count = 0;
+  float* out = nullptr;
+  int64_t columns = 0, out_stride = 0;
+
+  PartialSums() = default;
+  /// Chunks that follow each other; `out` is null where the sums are not wanted.
+  PartialSums(const Real* partials, int64_t chunks, int64_t count, float* out, int64_t columns,
+              int64_t out_stride)
+      : partials(partials),
+        chunks(chunks),
+        stride(count),
+        count(out == nullptr ? 0 : count),
+        out(out),
+        columns(out_stride == columns ? count : columns),
+        out_stride(out_stride) {}
+};
+
+constexpr int kSumThreads = 256;
+constexpr int kSumAhead = 6;  // loads of a thread under way together
+
+/// Arrays summed by one launch, their blocks one array after the other.
+template <class Real, int kArrays>
+struct SumsOfLaunch {
+  struct Array {
+    const Real* partials;
+    float* out;
+    int64_t stride, out_stride;
+    uint32_t chunks, count, columns;
+    int first_block;
+    int slot_bits;  // 2^bits threads side by side; the block's groups of so many share the chunks
+  };
+  Array array[kArrays];
+  bool accumulate = false;
+};
+
+/// A thread adds V neighbouring sums of every groups-th chunk; a block's groups of threads cover
+/// all chunks, and what they found is added in order. What counts is latency: many chunks take many
+/// groups, and the loads go through shared memory, or the compiler would wait for one before the
+/// next.
+template <class Real, int V, int kArrays>
+__global__ void __launch_bounds__(kSumThreads)
+    add_partials_kernel(const __grid_constant__ SumsOfLaunch<Real, kArrays> a) {
+  constexpr int kBytes = V * static_cast<int>(sizeof(Real));
+  __shared__ __align__(16) Real found[kSumAhead][kSumThreads * V];
+  const auto block = static_cast<int>(blockIdx.x);
+  const unsigned thread = threadIdx.x;
+  int index = 0;
+#pragma unroll
+  for (int i = 1; i < kArrays; ++i) index += block >= a.array[i].first_block ? 1 : 0;
+  const auto& s = a.array[index];
+  const unsigned slots = 1U << s.slot_bits;
+  const unsigned groups = kSumThreads >> s.slot_bits;
+  const unsigned begin = static_cast<unsigned>(block - s.first_block) * slots * V;
+  // the sum that this thread completes, and what is there
+  const unsigned item = begin + thread;
+  const bool completes = thread < slots * V && item < s.count;
+  float* target = s.out + item;
+  if (completes && item >= s.columns) {
+    target = s.out + item / s.columns * s.out_stride + item % s.columns;
+  }
+  Real total = completes && a.accumulate ? static_cast<Real>(*target) : Real(0);
+  const unsigned i = begin + (thread & (slots - 1)) * V;
+  Real* const mine = found[0] + thread * V;
+  Real sum[V] = {};
+#pragma unroll 1
+  for (unsigned chunk = thread >> s.slot_bits; chunk < s.chunks; chunk += kSumAhead * groups) {
+    const Real* from = s.partials + chunk * s.stride + i;
+#pragma unroll
+    for (unsigned k = 0; k < kSumAhead; ++k, from += groups * s.stride) {
+      tiles::copy_or_zeros<kBytes>(tiles::shared_address(mine + k * kSumThreads * V), from,
+                                   i < s.count && chunk + k * groups < s.chunks);
+    }
+    tiles::commit_copies();
+    tiles::wait_for_copies<0>();
+#pragma unroll
+    for (unsigned k = 0; k < kSumAhead; ++k) {
+#pragma unroll
+      for (int v = 0; v < V; ++v) sum[v] += mine[k * kSumThreads * V + v];
     }
   }
-  sums[threadIdx.y][threadIdx.x] = sum;
-  __syncthreads();
-  if (threadIdx.y != 0 || i >= count) return;
-  float* const target = out + i / columns * out_stride + i % columns;
-  Real total = accumulate ? static_cast<Real>(*target) : Real(0);
 #pragma unroll
-  for (int group = 0; group < kReduceGroups; ++group) total += sums[group][threadIdx.x];
+  for (int v = 0; v < V; ++v) mine[v] = sum[v];
+  __syncthreads();
+  if (!completes) return;
+#pragma unroll 4
+  for (unsigned group = 0; group < groups; ++group) total += found[0][group * slots * V + thread];
   *target = static_cast<float>(total);
 }
 
-/// The same for many sums of few chunks: a thread adds four neighbouring sums, chunk after chunk.
-static __global__ void __launch_bounds__(128)
-    add_wide_partials_kernel(const float4* partials, int chunks, int64_t quads, int row_quads,
-                             float* out, int64_t out_stride, bool accumulate) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 128 + threadIdx.x;
-  if (i >= quads) return;
-  float4 sum = {0.0F, 0.0F, 0.0F, 0.0F};
-#pragma unroll 16
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    const float4 more = partials[chunk * quads + i];
-    sum.x += more.x;
-    sum.y += more.y;
-    sum.z += more.z;
-    sum.w += more.w;
+template <int V, class Real, int kArrays>
+void launch_sums(const Context& ctx, const char* kernel, const PartialSums<Real> (&arrays)[kArrays],
+                 GradMode mode) {
+  constexpr int kLeastSlots = 16 / V;
+  constexpr int64_t kFewChunks = 4;  // of a thread
+  SumsOfLaunch<Real, kArrays> launch;
+  launch.accumulate = mode == GradMode::kAccumulate;
+  int64_t blocks = 0;
+  for (int i = 0; i < kArrays; ++i) {
+    const PartialSums<Real>& from = arrays[i];
+    require(from.count <= INT32_MAX && from.chunks <= INT32_MAX, ErrorKind::kUnsupported, kernel,
+            ": ", from.chunks, " partials of ", from.count, " sums at once");
+    int slots = kSumThreads / V;  // at most, so that no thread completes two sums
+    while (slots > kLeastSlots && ceil_div(from.chunks, kSumThreads / slots) > kFewChunks) {
+      slots /= 2;
+    }
+    auto& to = launch.array[i];
+    to.partials = from.partials;
+    to.out = from.out;
+    to.stride = from.stride;
+    to.out_stride = from.out_stride;
+    to.chunks = static_cast<uint32_t>(from.chunks);
+    to.count = static_cast<uint32_t>(from.count);
+    to.columns = static_cast<uint32_t>(from.columns);
+    to.first_block = static_cast<int>(blocks);
+    to.slot_bits = std::countr_zero(static_cast<unsigned>(slots));
+    blocks += ceil_div(from.count, slots * V);
   }
-  float* const target = out + i / row_quads * out_stride + i % row_quads * 4;
-  const float total[4] = {sum.x, sum.y, sum.z, sum.w};
-#pragma unroll
-  for (int k = 0; k < 4; ++k) target[k] = accumulate ? target[k] + total[k] : total[k];
+  if (blocks == 0) return;
+  add_partials_kernel<Real, V, kArrays>
+      <<<static_cast<unsigned>(blocks), kSumThreads, 0, stream_of(ctx)>>>(launch);
+  check_launch(ctx, kernel, arrays[0].chunks, " partials of ", arrays[0].count);
+}
+
+/// All arrays in one launch.
+template <class Real, int kArrays>
+void add_partials(const Context& ctx, const char* kernel,
+                  const PartialSums<Real> (&arrays)[kArrays], GradMode mode) {
+  if constexpr (std::is_same_v<Real, float>) {
+    bool fits = true;
+    for (const PartialSums<Real>& array : arrays) {
+      fits = fits && array.count % 4 == 0 && array.stride % 4 == 0 &&
+             reinterpret_cast<uintptr_t>(array.partials) % 16 == 0;
+    }
+    if (fits) return launch_sums<4>(ctx, kernel, arrays, mode);
+  }
+  launch_sums<1>(ctx, kernel, arrays, mode);
 }
 
 template <class Real>
 void add_partials(const Context& ctx, const char* kernel, const Real* partials, int64_t chunks,
                   int64_t count, int64_t columns, float* out, int64_t out_stride, GradMode mode) {
-  if (count == 0) return;
-  constexpr int64_t kMany = 16384;
-  if constexpr (std::is_same_v<Real, float>) {
-    if (count >= kMany && chunks <= 64 && columns % 4 == 0) {
-      const int64_t quads = count / 4;
-      add_wide_partials_kernel<<<static_cast<unsigned>(ceil_div(quads, 128)), 128, 0,
-                                 stream_of(ctx)>>>(
-          reinterpret_cast<const float4*>(partials), static_cast<int>(chunks), quads,
-          static_cast<int>(columns / 4), out, out_stride, mode == GradMode::kAccumulate);
-      check_launch(ctx, kernel, chunks, " partials of ", count);
-      return;
-    }
-  }
-  add_partials_kernel<<<static_cast<unsigned>(ceil_div(count, kWarp)), dim3(kWarp, kReduceGroups),
-                        0, stream_of(ctx)>>>(partials, chunks, count, columns, out, out_stride,
-                                             mode == GradMode::kAccumulate);
-  check_launch(ctx, kernel, chunks, " partials of ", count);
+  const PartialSums<Real> arrays[1] = {{partials, chunks, count, out, columns, out_stride}};
+  add_partials(ctx, kernel, arrays, mode);
 }
 
 constexpr int kColumnRows = 8;  // rows of a column block that run side by side

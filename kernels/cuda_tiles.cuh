@@ -17,11 +17,22 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// Starts copying 16 bytes to shared memory, or writes zeros there without reading `from`.
+/// Starts copying 4, 8 or 16 bytes to shared memory, or writes zeros there without reading `from`.
+template <int kBytes>
+__device__ inline void copy_or_zeros(uint32_t to, const void* from, bool there) {
+  static_assert(kBytes == 4 || kBytes == 8 || kBytes == 16);
+  if constexpr (kBytes == 16) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
+                 "r"(there ? 16 : 0)
+                 : "memory");
+  } else {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes),
+                 "r"(there ? kBytes : 0)
+                 : "memory");
+  }
+}
 __device__ inline void copy_16_or_zeros(uint32_t to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from),
-               "r"(there ? 16 : 0)
-               : "memory");
+  copy_or_zeros<16>(to, from, there);
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most kPending of the groups committed last are still under way.

@@ -150,10 +150,20 @@ struct Backward {
   bool overwrite;
 };
 
+/// Warps of a backward block and blocks per multiprocessor: as many warps as registers allow, in
+/// few blocks, since each block leaves a partial sum.
+template <int Spans>
+struct BackwardShape {
+  static constexpr int kWarps = Spans <= 2 ? 16 : 8;
+  static constexpr int kResident = Spans == 1 ? 2 : 1;
+};
+
 /// Persistent warps over rows; `partials` (blocks, D) gets each block's sums of dweight.
 template <int Spans, class T, class B>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
+                                  BackwardShape<Spans>::kResident)
     backward_warp_kernel(Backward<T, B> a, float* partials) {
+  constexpr int kWarps = BackwardShape<Spans>::kWarps;
   extern __shared__ float sums[];  // (warps, D)
   const int lane = threadIdx.x % kWarp;
   const int warp = threadIdx.x / kWarp;
@@ -215,8 +225,9 @@ __global__ void __launch_bounds__(kThreads)
     if (column < width) store_floats<kVector>(sums + warp * width + column, dweight[s]);
   }
   __syncthreads();
-  for (int64_t i = threadIdx.x; i < width; i += kThreads) {
+  for (int64_t i = threadIdx.x; i < width; i += kWarps * kWarp) {
     float sum = 0;
+#pragma unroll
     for (int w = 0; w < kWarps; ++w) sum += sums[w * width + i];
     partials[static_cast<int64_t>(blockIdx.x) * width + i] = sum;
   }
@@ -256,9 +267,10 @@ template <int Spans, class T, class B>
 void backward_warps(Context& ctx, const Backward<T, B>& a, const RmsNormBackward& args) {
   const int64_t rows = a.dy.extent[0];
   const int64_t width = a.dy.extent[1];
-  constexpr int kResident = Spans == 1 ? 4 : Spans == 2 ? 2 : 1;  // blocks per multiprocessor
+  using Shape = BackwardShape<Spans>;
+  constexpr int kWarps = Shape::kWarps;
   const int64_t blocks =
-      std::min<int64_t>(ceil_div(rows, kWarps), int64_t{kResident} * multiprocessors(ctx));
+      std::min<int64_t>(ceil_div(rows, kWarps), int64_t{Shape::kResident} * multiprocessors(ctx));
   const auto bytes = static_cast<int>(kWarps * width * 4);
   const Arena::Scope scope(ctx.arena());
   float* const partials = ctx.arena().f32({blocks, width}).as<float, 2>().data;
@@ -266,8 +278,8 @@ void backward_warps(Context& ctx, const Backward<T, B>& a, const RmsNormBackward
   auto* const kernel = backward_warp_kernel<Spans, T, B>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "rms_norm_backward: shared memory");
-  kernel<<<static_cast<unsigned>(blocks), kThreads, static_cast<size_t>(bytes), stream>>>(a,
-                                                                                          partials);
+  kernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, static_cast<size_t>(bytes), stream>>>(
+      a, partials);
   check_launch(ctx, "rms_norm_backward", to_string(args.dy.shape()));
   add_partials(ctx, "rms_norm_backward", static_cast<const float*>(partials), blocks, width, width,
                args.dweight.flat<float>().data(), width, args.mode);

@@ -2,6 +2,7 @@
 /// CUDA body of the selective scan, backward: where batch rows and channels don't fill the machine,
 /// gradients of the state at the ends of chunks come from summaries and their combination; then all
 /// gradients of all chunks, and the sums of partials in fixed order.
+#include "kernels/cuda_reduce.cuh"
 #include "kernels/cuda_sequence.h"
 #include "kernels/scan_launch.cuh"
 #include "kernels/selective_scan_backward.cuh"
@@ -104,35 +105,18 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   p.end_per_chunk = pieces.count;
 }
 
-void launch_parameter_sums(Context& ctx, const ParameterSums& p) {
-  scan_parameter_sums_kernel<<<grid_of(ceil_div(p.width, 32)), dim3(32, 16), 0, stream_of(ctx)>>>(
-      p);
-  check_launch(ctx, "scan_parameter_sums", p.rows, " x ", p.width);
-}
-
 /// dA, dD and ddelta_bias from the partial sums of all batch rows and chunks.
 template <class T>
 void sum_parameters(Context& ctx, const BackwardArgs<T>& p, const SelectiveScanBackward& args) {
-  ParameterSums sums;
-  sums.accumulate = args.mode == GradMode::kAccumulate;
   const auto dA = args.dA.as<float, 2>();
-  sums.rows = p.batch * p.chunks;
-  sums.partial = p.dA;
-  sums.width = p.d_inner * p.d_state;
-  sums.stride = sums.width;
-  sums.inner = p.d_state;
-  sums.out = dA.data;
-  sums.out_stride = dA.stride[0];
-  launch_parameter_sums(ctx, sums);
-  sums.width = p.d_inner;
-  sums.stride = 2 * static_cast<int64_t>(p.d_inner);
-  sums.inner = p.d_inner;
-  sums.partial = p.dD;
-  sums.out = vector_of<float>(args.dD);
-  if (sums.out != nullptr) launch_parameter_sums(ctx, sums);
-  sums.partial = p.dD + p.d_inner;
-  sums.out = vector_of<float>(args.ddelta_bias);
-  if (sums.out != nullptr) launch_parameter_sums(ctx, sums);
+  const int64_t rows = p.batch * p.chunks;
+  const int64_t width = p.d_inner;
+  PartialSums<float> sums[3] = {
+      {p.dA, rows, width * p.d_state, dA.data, p.d_state, dA.stride[0]},
+      {p.dD, rows, width, vector_of<float>(args.dD), width, width},
+      {p.dD + width, rows, width, vector_of<float>(args.ddelta_bias), width, width}};
+  sums[1].stride = sums[2].stride = 2 * width;
+  add_partials(ctx, "scan_parameter_sums", sums, args.mode);
 }
 
 /// What differs between the two kernels of all gradients.

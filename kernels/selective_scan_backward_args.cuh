@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-/// What both kernels of the scan's backward pass get, and the sums of what their blocks leave
-/// behind.
+/// What both kernels of the scan's backward pass get, and the sums over groups of channels.
 #pragma once
 
 #include "kernels/scan_common.cuh"
@@ -65,36 +64,6 @@ __global__ void __launch_bounds__(256) scan_position_sums_kernel(const PositionS
   for (int k = 0; k < 4; ++k) {
     if (n + k < p.d_state) to[k] = narrow<T>(sum[k]);
   }
-}
-
-struct ParameterSums {
-  const float* partial = nullptr;  // (rows, width), rows `stride` elements apart
-  float* out = nullptr;            // (width), row-major groups of `inner` elements
-  int64_t rows = 0, stride = 0;
-  int width = 0, inner = 1;
-  int64_t out_stride = 1;  // elements from one group of `inner` to the next
-  bool accumulate = false;
-};
-
-/// Gradients of parameters: sums over the rows of partials, 16 runs of rows per column in parallel,
-/// the runs added in order.
-static __global__ void __launch_bounds__(512) scan_parameter_sums_kernel(const ParameterSums p) {
-  __shared__ float runs[16][32];
-  const int column = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x);
-  const int run = static_cast<int>(threadIdx.y);
-  const int64_t begin = p.rows * run / 16;
-  const int64_t end = p.rows * (run + 1) / 16;
-  float sum = 0.0F;
-  if (column < p.width) {
-#pragma unroll 8
-    for (int64_t r = begin; r < end; ++r) sum += p.partial[r * p.stride + column];
-  }
-  runs[run][threadIdx.x] = sum;
-  __syncthreads();
-  if (run != 0 || column >= p.width) return;
-  for (int r = 1; r < 16; ++r) sum += runs[r][threadIdx.x];
-  float& to = p.out[column / p.inner * p.out_stride + column % p.inner];
-  to = p.accumulate ? to + sum : sum;
 }
 
 }  // namespace gmamba::cuda::scan
