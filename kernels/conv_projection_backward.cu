@@ -175,11 +175,12 @@ __device__ void convolve(const Problem& p, const Round& round, Lane<kOutputs>& m
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    y[r][pair] = pack_bf16(pre[r][0] * s[r][0], pre[r][1] * s[r][1]);
+    const float value[2] = {pre[r][0] * s[r][0], pre[r][1] * s[r][1]};
+    y[r][pair] = pack_bf16(value[0], value[1]);
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       dpre[kBefore + r][c] =
-          gradient[r / 2][pair][r % 2 * 2 + c] * s[r][c] * (1.0F + pre[r][c] * (1.0F - s[r][c]));
+          gradient[r / 2][pair][r % 2 * 2 + c] * (s[r][c] + value[c] * (1.0F - s[r][c]));
     }
   }
   if (!round.extra) {
@@ -213,9 +214,10 @@ __device__ void convolve(const Problem& p, const Round& round, Lane<kOutputs>& m
   for (int r = 0; r < kRows; ++r) dx[r][pair] = pack_bf16(sum[r][0], sum[r][1]);
 }
 
+/// `to` is where the first of the lane's rows of dx goes, 3 before its first of x.
 template <int kOutputs>
 __device__ void compute(const Problem& p, const Round& round, Lane<kOutputs>& me, uint32_t stage,
-                        int parity, char* shared) {
+                        int parity, char* shared, char* to) {
   const bool at_tails = round.l == 0 || round.l + kTile > p.length - kBefore;
   float gradient[2][2][4];
   output_gradient(me, stage, shared, gradient);
@@ -230,17 +232,20 @@ __device__ void compute(const Problem& p, const Round& round, Lane<kOutputs>& me
   }
   if (!round.extra) matrix_gradient(me, stage, y);
   if (me.channel >= p.width) return;
-  const int l = round.l + me.g * kRows - kBefore;
-  const int rows = round.end(p.length) - l;  // from the lane's first on
+  const int row = Steps(p.dx).row;
+  const auto store = [&](int r) {
+    *reinterpret_cast<uint2*>(to + static_cast<int64_t>(r) * row) = make_uint2(dx[r][0], dx[r][1]);
+  };
+  if (!round.fresh && !round.extra && round.l + kTile <= p.length) {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) store(r);
+    return;
+  }
+  const int rows = round.end(p.length) - (round.l + me.g * kRows - kBefore);
   const bool first = round.fresh && me.g == 0;
-  const Steps steps(p.dx);
-  char* const to = reinterpret_cast<char*>(p.dx.data + me.channel) + steps.to(round.b, l);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (r < rows && (r == kBefore || !first)) {
-      *reinterpret_cast<uint2*>(to + static_cast<int64_t>(r) * steps.row) =
-          make_uint2(dx[r][0], dx[r][1]);
-    }
+    if (r < rows && (r == kBefore || !first)) store(r);
   }
 }
 
@@ -292,16 +297,13 @@ template <int kOutputs>
 __global__ void __launch_bounds__(kThreads, 3) backward_kernel(const Problem p) {
   extern __shared__ __align__(16) char shared[];
   const uint32_t stages = tiles::shared_address(shared);
-  Round ahead(p);
-  Round round = ahead;
-  const auto fetch_next = [&](int stage) {
-    if (ahead.exists()) {
-      fetch(p, ahead, stages + stage * kStage);
-      ahead.advance(p.length);
-    }
+  Round round(p);
+  Fetch ahead(p);
+#pragma unroll 1
+  for (int stage = 0; stage < kStages - 1; ++stage) {
+    ahead.next(p, stages + stage * kStage);
     tiles::commit_copies();
-  };
-  for (int stage = 0; stage < kStages - 1; ++stage) fetch_next(stage);
+  }
   float* const taps = reinterpret_cast<float*>(shared + kTapsPlace);
   for (int i = static_cast<int>(threadIdx.x); i < kSlice; i += kThreads) {
     const int e = static_cast<int>(blockIdx.x) * kSlice + i;
@@ -312,13 +314,21 @@ __global__ void __launch_bounds__(kThreads, 3) backward_kernel(const Problem p) 
   }
   Lane<kOutputs> me;
   me.keep_matrix(p, shared);
-  for (int stage = 0; round.exists(); stage = (stage + 1) % kStages) {
+  const Steps steps(p.dx);
+  const auto place = [&] {
+    return reinterpret_cast<char*>(p.dx.data + me.channel) +
+           steps.to(round.b, round.l + me.g * kRows - kBefore);
+  };
+  char* to = place();
+  for (unsigned stage = 0; round.exists(); stage = (stage + 1) % kStages) {
     tiles::wait_for_copies<kStages - 2>();
     __syncthreads();  // this round has come in, and all are done with the one before
-    fetch_next((stage + kStages - 1) % kStages);
+    ahead.next(p, stages + (stage + kStages - 1) % kStages * kStage);
+    tiles::commit_copies();
     __syncwarp();  // or the compiler lets lanes that copied less go on alone
-    compute(p, round, me, stages + stage * kStage, stage % 2, shared);
+    compute(p, round, me, stages + stage * kStage, static_cast<int>(stage % 2), shared, to);
     round.advance(p.length);
+    to = round.fresh ? place() : to + static_cast<int64_t>(kTile) * steps.row;
   }
   store_partials(p, me);
 }
@@ -371,8 +381,9 @@ bool conv_projection_backward(Context& ctx, const ConvProjectionBackward& args) 
   const bool fits = width % 8 == 0 && outputs % 8 == 0 && outputs <= kMostOutputs &&
                     all <= kMostTiles && args.x.dim(1) <= kMostExtent && width <= kMostExtent &&
                     p.x.stride[1] <= kMostExtent && p.dy.stride[1] <= kMostExtent &&
-                    p.dx.stride[1] <= kMostExtent && args.weight.contiguous() && aligned(p.x, 16) &&
-                    aligned(p.dy, 16) && aligned(p.dprojected, 16) && aligned(p.tail_in, 16) &&
+                    p.dx.stride[1] <= kMostExtent && p.dprojected.stride[0] <= kMostExtent &&
+                    args.weight.contiguous() && aligned(p.x, 16) && aligned(p.dy, 16) &&
+                    aligned(p.dprojected, 16) && aligned(p.tail_in, 16) &&
                     aligned(p.dtail_out, 16) && aligned(p.dx, 16) && aligned(p.dtail_in, 16);
   if (!fits) return false;
   p.weight = args.weight.flat<const float>().data();

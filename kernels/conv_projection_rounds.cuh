@@ -60,7 +60,7 @@ struct Steps {
   int row;
 
   template <class T>
-  __device__ Steps(const View<T, 3>& view)
+  __device__ explicit Steps(const View<T, 3>& view)
       : sequence(view.stride[0] * static_cast<int64_t>(sizeof(T))),
         row(static_cast<int>(view.stride[1]) * static_cast<int>(sizeof(T))) {}
   __device__ int64_t to(int b, int l) const { return b * sequence + static_cast<int64_t>(l) * row; }
@@ -73,7 +73,7 @@ struct Round {
   int b, l;
   int left;  // tiles of the block that begin at l or later
   bool extra = false;
-  bool fresh = true;  // nothing of the sequence came before in this block
+  bool fresh = true;  // nothing of the sequence came before in this block; else l grew by kTile
 
   __device__ Round(const Problem& p) {
     const int blocks = static_cast<int>(gridDim.y);
@@ -88,6 +88,12 @@ struct Round {
   /// End of the block's part of the sequence: dx before it is the block's.
   __device__ int end(int length) const { return min(length, l + (extra ? 0 : left * kTile)); }
   __device__ void advance(int length) {
+    if (!extra && left > 1 && l + kTile < length) {
+      left -= 1;
+      l += kTile;
+      fresh = false;
+      return;
+    }
     const bool last = left == 1 || l + kTile >= length;
     const bool continues = !extra && last && end(length) - l > kTile - kBefore;
     left -= extra ? 0 : 1;
@@ -101,61 +107,90 @@ struct Round {
   }
 };
 
-/// Starts copying the rows of a round into a stage. Rows of x and dy lie as pieces of 32 bytes
-/// (the channels of a warp), rows of dprojected as pieces of 16, exchanged by row so that the rows
-/// which a warp reads at once are in different banks. Rows and channels that do not exist become
-/// zeros; their addresses are formed but not read.
-__device__ inline void fetch(const Problem& p, const Round& round, uint32_t stage) {
-  constexpr int kPieces = kWide / 16;
-  constexpr int kStep = kThreads / kPieces;  // rows that the block copies at a time
-  const int limit = min(p.length, round.end(p.length) + kBefore);
-  const int thread = static_cast<int>(threadIdx.x);
-  const int row = thread / kPieces;
-  const int piece = thread % kPieces;
-  const int channel = static_cast<int>(blockIdx.x) * kSlice + piece * 8;
-  const bool there = channel < p.width;
-  const uint32_t to = stage + row * kWide + ((piece ^ (row / 4 % 4 * 2)) * 16);
-  const int l = round.l + row;
-  const Steps x_steps(p.x);
-  const char* const x =
-      reinterpret_cast<const char*>(p.x.data + channel) + x_steps.to(round.b, l - kBefore);
-#pragma unroll
-  for (int i = 0; i < kTile + kBefore; i += kStep) {
-    const int at = l - kBefore + i;
-    if (row + i < kTile + kBefore) {
-      tiles::copy_16_or_zeros(to + i * kWide, x + static_cast<int64_t>(i) * x_steps.row,
-                              there && at >= 0 && at < limit);
+/// Copies the rows of one round after the other into stages. Rows of x and dy lie as pieces of 32
+/// bytes (the channels of a warp), rows of dprojected as pieces of 16, exchanged by row so that the
+/// rows which a warp reads at once are in different banks. Rows and channels that do not exist
+/// become zeros; their addresses are formed but not read. A thread has the same piece of every 16th
+/// row; its addresses go along with the rounds, since finding them anew would take a fifth of all
+/// instructions.
+class Fetch {
+ public:
+  __device__ explicit Fetch(const Problem& p)
+      : round_(p),
+        row_(static_cast<int>(threadIdx.x) / kPieces),
+        piece_(static_cast<int>(threadIdx.x) % kPieces) {
+    place(p);
+  }
+
+  /// Starts copying the next round, if there is one, into the stage at that address.
+  __device__ void next(const Problem& p, uint32_t stage) {
+    if (!round_.exists()) return;
+    if (round_.l > 0 && !round_.extra && round_.l + kTile <= p.length) {
+      copy<true>(p, stage);
+    } else {
+      copy<false>(p, stage);
+    }
+    round_.advance(p.length);
+    if (round_.fresh) {
+      place(p);
+    } else {
+      x_ += static_cast<int64_t>(kTile) * Steps(p.x).row;
+      dy_ += static_cast<int64_t>(kTile) * Steps(p.dy).row;
+      dprojected_ += static_cast<int64_t>(kTile) * projected_row(p);
     }
   }
-  const Steps dy_steps(p.dy);
-  const char* const dy =
-      reinterpret_cast<const char*>(p.dy.data + channel) + dy_steps.to(round.b, l);
-#pragma unroll
-  for (int i = 0; i < kTile; i += kStep) {
-    tiles::copy_16_or_zeros(to + kDyPlace + i * kWide, dy + static_cast<int64_t>(i) * dy_steps.row,
-                            there && l + i < limit);
-  }
-  constexpr int kNarrowStep = kThreads * 16 / kNarrow;
-  static_assert(kTile % kNarrowStep == 0 && kStep % 16 == 0);
-  const int output = thread % (kNarrow / 16) * 8;
-#pragma unroll
-  for (int i = thread / (kNarrow / 16); i < kTile; i += kNarrowStep) {
-    const int64_t at = static_cast<int64_t>(round.b) * p.length + round.l + i;
-    tiles::copy_16_or_zeros(
-        stage + kProjectedPlace + i * kNarrow + ((output / 8 ^ (i / 4 % 8)) * 16),
-        p.dprojected.data + at * p.dprojected.stride[0] + output,
-        round.l + i < limit && output < p.outputs);
-  }
-}
 
-/// Two neighbouring bf16 in the order of the summed index, from rows p and p + 1 of the matrix.
-__device__ inline uint32_t matrix_pair(const Problem& p, int row, int channel) {
-  const bool there = channel < p.width;
-  const auto value = [&](int i) -> uint32_t {
-    return there && i < p.outputs ? p.projection.at(i, channel)->bits : 0;
-  };
-  return value(row) | value(row + 1) << 16;
-}
+ private:
+  static constexpr int kPieces = kWide / 16;
+  static constexpr int kStep = kThreads / kPieces;  // rows that the block copies at a time
+  static_assert(kWide == kNarrow && kTile == 2 * kStep && kStep == 16);
+
+  __device__ static int projected_row(const Problem& p) {
+    return static_cast<int>(p.dprojected.stride[0]) * 2;
+  }
+  __device__ int channel() const { return static_cast<int>(blockIdx.x) * kSlice + piece_ * 8; }
+  __device__ void place(const Problem& p) {
+    const int l = round_.l + row_;
+    x_ = reinterpret_cast<const char*>(p.x.data + channel()) + Steps(p.x).to(round_.b, l - kBefore);
+    dy_ = reinterpret_cast<const char*>(p.dy.data + channel()) + Steps(p.dy).to(round_.b, l);
+    dprojected_ = reinterpret_cast<const char*>(p.dprojected.data + piece_ * 8) +
+                  (static_cast<int64_t>(round_.b) * p.length + l) * projected_row(p);
+  }
+
+  /// kWhole: all rows exist.
+  template <bool kWhole>
+  __device__ void copy(const Problem& p, uint32_t stage) const {
+    const int limit = min(p.length, round_.end(p.length) + kBefore);
+    const auto inside = [&](int row) {
+      return kWhole || (round_.l + row >= 0 && round_.l + row < limit);
+    };
+    const bool there = channel() < p.width;
+    const uint32_t wide = stage + row_ * kWide + ((piece_ ^ (row_ / 4 * 2)) * 16);
+#pragma unroll
+    for (int i = 0; i < kTile + kBefore; i += kStep) {
+      if (i >= kTile && row_ >= kBefore) continue;
+      tiles::copy_16_or_zeros(wide + i * kWide, x_ + static_cast<int64_t>(i) * Steps(p.x).row,
+                              there && inside(row_ + i - kBefore));
+    }
+#pragma unroll
+    for (int i = 0; i < kTile; i += kStep) {
+      tiles::copy_16_or_zeros(wide + kDyPlace + i * kWide,
+                              dy_ + static_cast<int64_t>(i) * Steps(p.dy).row,
+                              there && inside(row_ + i));
+    }
+    const uint32_t narrow = stage + kProjectedPlace + row_ * kNarrow;
+#pragma unroll
+    for (int i = 0; i < kTile; i += kStep) {
+      tiles::copy_16_or_zeros(narrow + i * kNarrow + ((piece_ ^ (row_ / 4 + i / 4)) * 16),
+                              dprojected_ + static_cast<int64_t>(i) * projected_row(p),
+                              piece_ * 8 < p.outputs && inside(row_ + i));
+    }
+  }
+
+  Round round_;
+  int row_, piece_;
+  const char *x_, *dy_, *dprojected_;
+};
 
 /// What a lane keeps over all rounds. Its channels come in two pairs.
 template <int kOutputs>
@@ -175,17 +210,25 @@ struct Lane {
     channel = static_cast<int>(blockIdx.x) * kSlice + warp * kWarpChannels + 4 * t;
   }
 
-  /// Writes the fragments B of dprojected times the matrix; only this lane reads them again.
+  /// Writes the fragments B of dprojected times the matrix; only this lane reads them again. Two
+  /// neighbouring bf16 of a fragment are of rows p and p + 1, in the order of the summed index.
   __device__ void keep_matrix(const Problem& p, char* shared) const {
-    const int first = channel - 4 * t + g / 2 * 4 + g % 2;
+    const int first = channel - 4 * t + g / 2 * 4;  // of 4 channels, two of which are the lane's
+    const auto channels = [&](int row) {
+      return first < p.width && row < p.outputs
+                 ? *reinterpret_cast<const uint2*>(p.projection.at(row, first))
+                 : uint2{};
+    };
+    const uint32_t halves = g % 2 == 0 ? 0x5410 : 0x7632;
 #pragma unroll
     for (int s = 0; s < kSteps; ++s) {
-#pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        *reinterpret_cast<uint2*>(shared + fragment(s, pair)) =
-            make_uint2(matrix_pair(p, s * 16 + 2 * t, first + pair * 2),
-                       matrix_pair(p, s * 16 + 2 * t + 8, first + pair * 2));
-      }
+      const int row = s * 16 + 2 * t;
+      const uint2 a = channels(row), b = channels(row + 1);
+      const uint2 c = channels(row + 8), d = channels(row + 9);
+      *reinterpret_cast<uint2*>(shared + fragment(s, 0)) =
+          make_uint2(__byte_perm(a.x, b.x, halves), __byte_perm(c.x, d.x, halves));
+      *reinterpret_cast<uint2*>(shared + fragment(s, 1)) =
+          make_uint2(__byte_perm(a.y, b.y, halves), __byte_perm(c.y, d.y, halves));
     }
   }
   __device__ int fragment(int step, int pair) const {
