@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Convolution of 4 taps, SiLU and the projection of its result in one kernel, bf16 rows.
-/// Layout  a warp owns 32 neighbouring positions and goes through all channels, 128 at a time; a
-///         lane 4 g + t has positions 4 g .. 4 g + 3, so that it slides its own window, and 8
-///         channels of each 32. What it has convolved is, rounded to bf16, exactly a fragment of
-///         the product's left side (rows and channels in an order of our own, in which the matrix
-///         is read as well), so the product costs no shuffle and no trip through shared memory.
-/// Memory  x comes in by asynchronous copies into two stages of the warp's own (35 rows: 3 before
-///         its positions), one stage ahead; y takes the place of x in its stage and leaves from
-///         there, so that both move 256 bytes of a row at a time (with 64 at a time, memory gives a
-///         quarter less). The matrix and the taps stay in shared memory.
-/// Launch  persistent blocks of 8 warps, which share nothing but the matrix; warps take tiles of
-///         neighbouring positions at the same time, so rows read twice come from the L2
+/// Layout  a pair of warps owns 32 neighbouring positions and goes through all channels, 128 at a
+///         time, 64 a warp; a lane 4 g + t has positions 4 g .. 4 g + 3, so that it slides its own
+///         window, and 8 channels of each 32. What it has convolved is, rounded to bf16, exactly a
+///         fragment of the product's left side (rows and channels in an order of our own, in which
+///         the matrix is read as well), so the product costs no shuffle and no trip through shared
+///         memory; only the sums over all channels meet there, once per tile.
+/// Memory  x comes in by asynchronous copies into two stages of the pair's own (35 rows: 3 before
+///         its positions), up to two chunks ahead; y takes the place of x in its stage and leaves
+///         from there, so that both move 256 bytes of a row at a time (with 64 at a time, memory
+///         gives a quarter less). The matrix and the taps stay in shared memory; they come in
+///         behind the first rows and before the second ones, with nothing waited for in between.
+/// Launch  persistent blocks of 8 pairs (6 where P > 48), which share nothing but the matrix; pairs
+///         take tiles of neighbouring positions at the same time, so rows read twice come from L2
 /// Floor   2 E + 2 E + 2 P bytes per position: E = 512, P = 48 over 2^20 positions 0.75 ms at
 ///         3.0 TB/s
 #include "kernels/conv1d_math.cuh"
@@ -23,15 +25,20 @@ namespace {
 
 constexpr int kTaps = 4;
 constexpr int kBefore = kTaps - 1;       // rows before a tile that it reads
-constexpr int kTile = 32;                // positions of a warp
+constexpr int kTile = 32;                // positions of a pair of warps
 constexpr int kRows = 4;                 // of them of a lane
 constexpr int kChunk = 128;              // channels of a stage
 constexpr int kPitch = kChunk * 2 + 16;  // bytes between staged rows: no bank conflicts
 constexpr int kStage = (kTile + kBefore) * kPitch;
 constexpr int kTail = kBefore * kChunk * 4;  // bytes of the tail's rows, fp32
 constexpr int kStages = 2;
-constexpr int kWarps = 8;
+constexpr int kHalves = 2;  // a pair's warps: of the rows to move, of a chunk's channels
+constexpr int kHalfRows = kTile / kHalves;
 constexpr int kMostOutputs = 64;
+
+/// Pairs of a block: as many as shared memory holds at E = 512, and registers allow without spills.
+__host__ __device__ constexpr int pairs_for(int outputs) { return outputs <= 48 ? 8 : 6; }
+constexpr int threads_for(int outputs) { return pairs_for(outputs) * kHalves * kWarp; }
 
 struct Problem {
   View<const bf16, 3> x;           // (B, L, E)
@@ -47,7 +54,7 @@ struct Problem {
   int chunks;  // of kChunk channels
 };
 
-/// Shared memory, in bytes from its start: the matrix, then taps and bias by channel, then by warp
+/// Shared memory, in bytes from its start: the matrix, then taps and bias by channel, then by pair
 /// two stages and the tail's rows of a chunk.
 /// Channels are padded to whole chunks with zeros, outputs to whole fragments.
 /// The matrix lies as lanes read it: by 32 channels, then (16 bytes of each lane's 8 channels) by
@@ -56,10 +63,10 @@ struct Places {
   __host__ __device__ Places(int chunks, int outputs)
       : width(chunks * kChunk),
         taps(outputs * width * 2),
-        warps(taps + (kTaps + 1) * width * static_cast<int>(sizeof(float))),
-        bytes(warps + kWarps * kOfWarp) {}
-  static constexpr int kOfWarp = kStages * kStage + kTail;
-  int width, taps, warps, bytes;
+        pairs(taps + (kTaps + 1) * width * static_cast<int>(sizeof(float))),
+        bytes(pairs + pairs_for(outputs) * kOfPair) {}
+  static constexpr int kOfPair = kStages * kStage + kTail;
+  int width, taps, pairs, bytes;
 };
 constexpr int kMatrixRow = 32;  // bytes of an output's 16 channels
 
@@ -71,57 +78,124 @@ struct Tile {
   __device__ int64_t begin() const { return static_cast<int64_t>(index) * kTile; }
 };
 
-/// Starts copying one chunk of a tile's rows into a stage.
-__device__ void fetch(const Problem& p, const Tile& tile, int chunk, uint32_t stage, int lane) {
-  constexpr int kPieces = kChunk / 8;  // of 16 bytes in a row
-  const int channel = chunk * kChunk + lane % kPieces * 8;
+/// The chunks of a pair's tiles, one after the other. Tiles go wave by wave over all pairs, blocks
+/// first so that few tiles spread over all of them, and turned by one each wave, or with 32 tiles
+/// in a sequence the same pairs would meet all tails.
+struct Walk {
+  int turn;
+  int wave = 0;
+  int chunk = 0;
+  Tile tile;
+
+  __device__ Walk(const Problem& p, int first) : turn(first), tile(p, first) {}
+  __device__ bool exists(const Problem& p) const { return wave + turn < p.tiles; }
+  __device__ void advance(const Problem& p) {
+    chunk += 1;
+    if (chunk < p.chunks) return;
+    const auto pairs = static_cast<int>(gridDim.x * blockDim.x) / (kHalves * kWarp);
+    chunk = 0;
+    turn = turn + 1 < pairs ? turn + 1 : 0;
+    wave += pairs;
+    tile = Tile(p, wave + turn);
+  }
+};
+
+/// A warp as one of its pair.
+struct Member {
+  int lane, half, pair;
+  __device__ Member()
+      : lane(static_cast<int>(threadIdx.x) % kWarp),
+        half(static_cast<int>(threadIdx.x) / kWarp % kHalves),
+        pair(static_cast<int>(threadIdx.x) / (kWarp * kHalves)) {}
+  /// Waits for the other warp of the pair; what both wrote to shared memory is there.
+  __device__ void meet() const {
+    asm volatile("bar.sync %0, %1;" ::"r"(pair + 1), "n"(kHalves * kWarp) : "memory");
+  }
+};
+
+/// Bytes from row to row.
+template <class T>
+__device__ int row_bytes(const View<T, 3>& view) {
+  return static_cast<int>(view.stride[1]) * static_cast<int>(sizeof(T));
+}
+
+/// Starts copying this warp's rows of a chunk into a stage: those it stores y from, and the first
+/// warp those before the tile.
+__device__ void fetch(const Problem& p, const Walk& to, uint32_t stage, const Member& me) {
+  constexpr int kPieces = kChunk / 8;       // of 16 bytes in a row
+  constexpr int kAtOnce = kWarp / kPieces;  // rows
+  const int channel = to.chunk * kChunk + me.lane % kPieces * 8;
   const bool there = channel < p.x.extent[2];
-  const bf16* const from = p.x.at(tile.b, 0, there ? channel : 0);
-  uint32_t to = stage + lane / kPieces * kPitch + lane % kPieces * 16;
+  const int own = me.lane / kPieces;
+  const int64_t first = to.tile.begin() - kBefore;  // row of the sequence, the stage's first
+  const uint32_t at = stage + own * kPitch + me.lane % kPieces * 16;
+  const char* const from = reinterpret_cast<const char*>(p.x.at(to.tile.b, first + own, channel));
+  const int64_t bytes = row_bytes(p.x);
+  const int before = kBefore + me.half * kHalfRows;  // rows until the warp's
+  if (to.tile.index > 0 && first + kBefore + kTile <= p.x.extent[1]) {
+    if (me.half == 0) {
 #pragma unroll
-  for (int row = 0; row < kTile + kBefore; row += kWarp / kPieces) {
-    const int64_t l = tile.begin() - kBefore + row + lane / kPieces;
-    if (row + lane / kPieces < kTile + kBefore) {
-      const bool inside = there && l >= 0 && l < p.x.extent[1];
-      tiles::copy_16_or_zeros(to, from + (inside ? l * p.x.stride[1] : 0), inside);
+      for (int row = 0; row < kBefore; row += kAtOnce) {
+        if (row + own >= kBefore) continue;
+        tiles::copy_or_zeros<16>(at + row * kPitch, from + row * bytes, there);
+      }
     }
-    to += kWarp / kPieces * kPitch;
+    const char* const mine = from + before * bytes;
+#pragma unroll
+    for (int row = 0; row < kHalfRows; row += kAtOnce) {
+      tiles::copy_or_zeros<16>(at + (before + row) * kPitch, mine + row * bytes, there);
+    }
+    return;
+  }
+  const int end = before + kHalfRows;
+#pragma unroll 1
+  for (int row = (me.half == 0 ? 0 : before) + own; row < end; row += kAtOnce) {
+    const int64_t l = first + row;
+    tiles::copy_or_zeros<16>(at + (row - own) * kPitch, from + (row - own) * bytes,
+                             there && l >= 0 && l < p.x.extent[1]);
   }
 }
 
-/// Fills the matrix and the taps of the block.
-__device__ void fill_shared(const Problem& p, const Places& places, int outputs, char* shared) {
+/// Starts copying the matrix and the taps of the block.
+__device__ void fetch_shared(const Problem& p, const Places& places, int outputs, char* shared) {
   const int width = static_cast<int>(p.x.extent[2]);
-  for (int i = static_cast<int>(threadIdx.x); i < outputs * places.width / 8;
-       i += static_cast<int>(blockDim.x)) {
-    const int row = i / (places.width / 8);
-    const int channel = i % (places.width / 8) * 8;
+  const int threads = static_cast<int>(blockDim.x);
+  const uint32_t matrix = tiles::shared_address(shared);
+  for (int i = static_cast<int>(threadIdx.x); i < outputs * places.width / 4; i += threads) {
+    const int row = i / (places.width / 4);
+    const int channel = i % (places.width / 4) * 4;
     const bool there = row < p.projection.extent[0] && channel < width;
-    const uint4 v =
-        there ? *reinterpret_cast<const uint4*>(p.projection.at(row, channel)) : uint4{};
-    char* const to = shared + ((channel / 32 * 2) * outputs + row) * kMatrixRow + channel % 32;
-    *reinterpret_cast<uint2*>(to) = make_uint2(v.x, v.y);
-    *reinterpret_cast<uint2*>(to + outputs * kMatrixRow) = make_uint2(v.z, v.w);
+    const int place = (channel / 32 * 2 + channel / 4 % 2) * outputs + row;
+    tiles::copy_or_zeros<8>(matrix + place * kMatrixRow + channel % 32 / 8 * 8,
+                            there ? p.projection.at(row, channel) : p.projection.data, there);
   }
-  float* const taps = reinterpret_cast<float*>(shared + places.taps);
-  for (int e = static_cast<int>(threadIdx.x); e < places.width; e += static_cast<int>(blockDim.x)) {
+  const uint32_t taps = matrix + places.taps;
+  for (int e = static_cast<int>(threadIdx.x); e < places.width; e += threads) {
+    const bool there = e < width;
 #pragma unroll
     for (int k = 0; k < kTaps; ++k) {
-      taps[k * places.width + e] = e < width ? p.weight[e * kTaps + k] : 0.0F;
+      tiles::copy_or_zeros<4>(taps + (k * places.width + e) * 4,
+                              p.weight + (there ? e * kTaps + k : 0), there);
     }
-    taps[kTaps * places.width + e] = e < width && p.bias != nullptr ? p.bias[e] : 0.0F;
+    const bool biased = there && p.bias != nullptr;
+    tiles::copy_or_zeros<4>(taps + (kTaps * places.width + e) * 4, biased ? p.bias + e : p.weight,
+                            biased);
   }
 }
 
-/// Brings a chunk of a sequence's tail (zeros without one) to the warp.
-__device__ void fetch_tail(const Problem& p, const Tile& tile, int chunk, float* tail, int lane) {
-  const int channel = chunk * kChunk + lane * 4;
-  static_assert(kChunk == kWarp * 4);
+/// Brings this warp's channels of a sequence's tail (zeros without one) to shared memory.
+__device__ void fetch_tail(const Problem& p, const Walk& walk, float* tail, const Member& me) {
+  constexpr int kQuads = kChunk / kHalves / 4;
 #pragma unroll
-  for (int i = 0; i < kBefore; ++i) {
+  for (int first = 0; first < kBefore * kQuads; first += kWarp) {
+    const int i = first + me.lane;
+    if (i >= kBefore * kQuads) continue;
+    const int inside = me.half * (kChunk / kHalves) + i % kQuads * 4;
+    const int channel = walk.chunk * kChunk + inside;
     const bool there = !p.tail_in.empty() && channel < p.x.extent[2];
-    *reinterpret_cast<float4*>(tail + i * kChunk + lane * 4) =
-        there ? *reinterpret_cast<const float4*>(p.tail_in.at(tile.b, i, channel)) : float4{};
+    *reinterpret_cast<float4*>(tail + i / kQuads * kChunk + inside) =
+        there ? *reinterpret_cast<const float4*>(p.tail_in.at(walk.tile.b, i / kQuads, channel))
+              : float4{};
   }
 }
 
@@ -188,38 +262,49 @@ __device__ void convolve(const Window& window, const float* taps, int width,
 template <int kOutputs>
 using Sums = float[2][kOutputs / 8][4];
 
-/// y of a chunk, which has taken the place of x, to memory: 256 bytes of two rows at a time.
-__device__ void store_chunk(const Problem& p, const Tile& tile, int chunk, const char* stage,
-                            int lane) {
+/// This warp's rows of y of a chunk, which has taken the place of x, to memory: 256 bytes of two
+/// rows at a time.
+__device__ void store_chunk(const Problem& p, const Walk& walk, const char* stage,
+                            const Member& me) {
   constexpr int kPieces = kChunk / 8;
-  const int channel = chunk * kChunk + lane % kPieces * 8;
+  constexpr int kAtOnce = kWarp / kPieces;
+  const int channel = walk.chunk * kChunk + me.lane % kPieces * 8;
   if (channel >= p.x.extent[2]) return;
-  const int64_t first = tile.begin() + lane / kPieces;
-  bf16* const to = p.y.at(tile.b, first, channel);
-  const char* const from = stage + (kBefore + lane / kPieces) * kPitch + lane % kPieces * 16;
+  const int row = me.half * kHalfRows + me.lane / kPieces;
+  const int64_t first = walk.tile.begin() + row;
+  char* const to = reinterpret_cast<char*>(p.y.at(walk.tile.b, first, channel));
+  const char* const from = stage + (kBefore + row) * kPitch + me.lane % kPieces * 16;
+  const int64_t bytes = row_bytes(p.y);
+  const auto store = [&](int i) {
+    *reinterpret_cast<uint4*>(to + i * bytes) = *reinterpret_cast<const uint4*>(from + i * kPitch);
+  };
+  if (walk.tile.begin() + kTile <= p.x.extent[1]) {
 #pragma unroll
-  for (int row = 0; row < kTile; row += kWarp / kPieces) {
-    if (first + row < p.x.extent[1]) {
-      *reinterpret_cast<uint4*>(to + row * p.y.stride[1]) =
-          *reinterpret_cast<const uint4*>(from + row * kPitch);
-    }
+    for (int i = 0; i < kHalfRows; i += kAtOnce) store(i);
+  } else {
+#pragma unroll 1
+    for (int i = 0; i < kHalfRows && first + i < p.x.extent[1]; i += kAtOnce) store(i);
   }
 }
 
-/// One staged chunk: y of its channels in place of x, and its part of the product.
+/// This warp's half of a staged chunk: y of its channels in place of x, and its part of the
+/// product.
 template <int kOutputs>
-__device__ void compute(const Problem& p, const Places& places, const Tile& tile, int chunk,
-                        char* stage, const float* tail, const char* shared, int lane,
+__device__ void compute(const Problem& p, const Places& places, const Walk& walk, char* stage,
+                        const float* tail, const char* shared, const Member& me,
                         Sums<kOutputs>& sums) {
-  const int g = lane / 4;
+  constexpr int kQuarters = kChunk / 32;
+  const int g = me.lane / 4;
+  const Tile& tile = walk.tile;
   const bool last = tile.begin() + kTile > p.x.extent[1] - kBefore && !p.tail_out.empty();
   const float* const taps = reinterpret_cast<const float*>(shared + places.taps);
 #pragma unroll 1
-  for (int quarter = 0; quarter < kChunk / 32; ++quarter) {
+  for (int i = 0; i < kQuarters / kHalves; ++i) {
+    const int quarter = me.half * (kQuarters / kHalves) + i;
 #pragma unroll
     for (int t = 0; t < 2; ++t) {
-      const int inside = quarter * 32 + lane % 4 * 8 + 4 * t;  // of the chunk's channels
-      const int channel = chunk * kChunk + inside;
+      const int inside = quarter * 32 + me.lane % 4 * 8 + 4 * t;  // of the chunk's channels
+      const int channel = walk.chunk * kChunk + inside;
       char* const rows = stage + g * kRows * kPitch + inside * 2;
       const Window window(tiles::shared_address(rows),
                           tile.index == 0 && g == 0 ? tail + inside : nullptr);
@@ -232,7 +317,8 @@ __device__ void compute(const Problem& p, const Places& places, const Tile& tile
         *reinterpret_cast<uint2*>(rows + (kBefore + r) * kPitch) = make_uint2(y[r][0], y[r][1]);
       }
       const char* const matrix =
-          shared + ((chunk * (kChunk / 32) + quarter) * 2 + t) * kOutputs * kMatrixRow + lane * 8;
+          shared + ((walk.chunk * kQuarters + quarter) * 2 + t) * kOutputs * kMatrixRow +
+          me.lane * 8;
 #pragma unroll
       for (int n = 0; n < kOutputs / 8; ++n) {
         const uint2 b = *reinterpret_cast<const uint2*>(matrix + n * 8 * kMatrixRow);
@@ -246,68 +332,85 @@ __device__ void compute(const Problem& p, const Places& places, const Tile& tile
   }
 }
 
+/// The whole product of a tile: each warp takes two of a lane's four rows and gets the other warp's
+/// sums of them through its own rows of the stage, which are free.
 template <int kOutputs>
-__device__ void store_projected(const Problem& p, const Tile& tile, int lane,
+__device__ void store_projected(const Problem& p, const Tile& tile, char* stage, const Member& me,
                                 Sums<kOutputs>& sums) {
+  constexpr int kRowBytes = kWarp * 16;
+  static_assert(kOutputs / 8 * kRowBytes <= kHalfRows * kPitch);
+  const auto place = [&](int half, int n) {
+    return reinterpret_cast<float4*>(stage + (kBefore + half * kHalfRows) * kPitch + n * kRowBytes +
+                                     me.lane * 16);
+  };
+  me.meet();  // y has left the stage
 #pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t l = tile.begin() + lane / 4 * kRows + r;
-    bf16* const to = p.projected.at(tile.b * p.x.extent[1] + l, lane % 4 * 2);
+  for (int n = 0; n < kOutputs / 8; ++n) {
+    float other[4];
 #pragma unroll
-    for (int n = 0; n < kOutputs / 8; ++n) {
-      float(&sum)[4] = sums[r / 2][n];
-      if (l < p.x.extent[1] && n * 8 < p.projected.extent[1]) {
-        *reinterpret_cast<uint32_t*>(to + n * 8) = pack_bf16(sum[r % 2 * 2], sum[r % 2 * 2 + 1]);
+    for (int i = 0; i < 4; ++i) other[i] = me.half == 0 ? sums[1][n][i] : sums[0][n][i];
+    *place(1 - me.half, n) = make_float4(other[0], other[1], other[2], other[3]);
+  }
+  me.meet();
+  const int64_t first = tile.begin() + me.lane / 4 * kRows + me.half * 2;
+  bf16* const to = p.projected.at(tile.b * p.x.extent[1] + first, me.lane % 4 * 2);
+#pragma unroll
+  for (int n = 0; n < kOutputs / 8; ++n) {
+    const float4 other = *place(me.half, n);
+    const float more[4] = {other.x, other.y, other.z, other.w};
+    float sum[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      sum[i] = (me.half == 0 ? sums[0][n][i] : sums[1][n][i]) + more[i];
+      sums[0][n][i] = sums[1][n][i] = 0;
+    }
+    if (n * 8 >= p.projected.extent[1]) continue;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if (first + r < p.x.extent[1]) {
+        *reinterpret_cast<uint32_t*>(to + r * p.projected.stride[0] + n * 8) =
+            pack_bf16(sum[r * 2], sum[r * 2 + 1]);
       }
-      sum[r % 2 * 2] = sum[r % 2 * 2 + 1] = 0;
     }
   }
 }
 
 template <int kOutputs>
-__global__ void __launch_bounds__(kWarps* kWarp, 1) forward_kernel(const Problem p) {
+__global__ void __launch_bounds__(threads_for(kOutputs), 1) forward_kernel(const Problem p) {
   extern __shared__ __align__(16) char shared[];
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const Member me;
   const Places places(p.chunks, kOutputs);
-  char* const mine = shared + places.warps + warp * Places::kOfWarp;
+  char* const mine = shared + places.pairs + me.pair * Places::kOfPair;
   float* const tail = reinterpret_cast<float*>(mine + kStages * kStage);
-  // wave by wave of all warps, blocks first so that few tiles spread over all of them, and turned
-  // by one each wave, or with 32 tiles in a sequence the same warps would meet all tails
-  const int warps = static_cast<int>(gridDim.x) * kWarps;
-  int turn = static_cast<int>(blockIdx.x + warp * gridDim.x);
-  int wave = 0;
-  int at = turn;
-  Tile next(p, at);
-  if (at < p.tiles) fetch(p, next, 0, tiles::shared_address(mine), lane);
+  Walk walk(p, static_cast<int>(blockIdx.x + me.pair * gridDim.x));
+  Walk ahead = walk;
+  const auto fetch_next = [&](int stage) {
+    if (ahead.exists(p)) {
+      fetch(p, ahead, tiles::shared_address(mine + stage), me);
+      ahead.advance(p);
+    }
+    tiles::commit_copies();
+  };
+  fetch_next(0);
+  fetch_shared(p, places, kOutputs, shared);
   tiles::commit_copies();
-  fill_shared(p, places, kOutputs, shared);
+  fetch_next(kStage);
+  tiles::wait_for_copies<1>();
   __syncthreads();
   Sums<kOutputs> sums = {};
   int used = 0;  // the stage that is computed from, as an offset
-  while (at < p.tiles) {
-    const Tile tile = next;
-    turn = turn + 1 < warps ? turn + 1 : 0;
-    wave += warps;
-    at = wave + turn;
-#pragma unroll 1
-    for (int chunk = 0; chunk < p.chunks; ++chunk) {
-      const bool more = chunk + 1 < p.chunks;
-      if (!more) next = Tile(p, at);
-      if (more || at < p.tiles) {
-        fetch(p, next, more ? chunk + 1 : 0, tiles::shared_address(mine + (kStage - used)), lane);
-      }
-      tiles::commit_copies();
-      if (tile.index == 0) fetch_tail(p, tile, chunk, tail, lane);
-      tiles::wait_for_copies<1>();
-      __syncwarp();
-      compute<kOutputs>(p, places, tile, chunk, mine + used, tail, shared, lane, sums);
-      __syncwarp();  // y is complete
-      store_chunk(p, tile, chunk, mine + used, lane);
-      __syncwarp();  // the next round's copies may overwrite it, and the tail
-      used = kStage - used;
-    }
-    store_projected<kOutputs>(p, tile, lane, sums);
+  while (walk.exists(p)) {
+    if (walk.tile.index == 0) fetch_tail(p, walk, tail, me);
+    tiles::wait_for_copies<1>();
+    me.meet();  // x is there
+    compute<kOutputs>(p, places, walk, mine + used, tail, shared, me, sums);
+    me.meet();  // y is complete
+    store_chunk(p, walk, mine + used, me);
+    if (walk.chunk + 1 == p.chunks) store_projected<kOutputs>(p, walk.tile, mine + used, me, sums);
+    __syncwarp();  // the copies may overwrite what the warp has read
+    fetch_next(used);
+    walk.advance(p);
+    used = kStage - used;
   }
 }
 
@@ -331,7 +434,7 @@ bool launch(Context& ctx, const Problem& p) {
                              bytes),
         "shared memory of conv_projection_forward");
   const int blocks = std::min(p.tiles, multiprocessors(ctx));
-  forward_kernel<kOutputs><<<static_cast<unsigned>(blocks), kWarps * kWarp,
+  forward_kernel<kOutputs><<<static_cast<unsigned>(blocks), threads_for(kOutputs),
                              static_cast<size_t>(bytes), stream_of(ctx)>>>(p);
   check_launch(ctx, "conv_projection_forward", p.x.extent[0], " x ", p.x.extent[1], " x ",
                p.x.extent[2], ", ", p.projection.extent[0], " outputs");
@@ -343,6 +446,7 @@ bool launch(Context& ctx, const Problem& p) {
 bool conv_projection_forward(Context& ctx, const ConvProjectionForward& args) {
   constexpr int64_t kMostWidth = 4096;  // beyond it, what lies in shared memory does not fit
   constexpr int64_t kMostTiles = int64_t{1} << 30;
+  constexpr int64_t kMostStride = int64_t{1} << 29;  // of rows
   if (args.x.dtype != DType::kBF16 || args.weight.dim(1) != kTaps || args.x.size() == 0) {
     return false;
   }
@@ -358,7 +462,8 @@ bool conv_projection_forward(Context& ctx, const ConvProjectionForward& args) {
   const bool fits = width % 8 == 0 && width <= kMostWidth && outputs % 8 == 0 && outputs > 0 &&
                     outputs <= kMostOutputs && args.weight.contiguous() && aligned(p.x, 16) &&
                     aligned(p.tail_in, 16) && aligned(p.projection, 16) && aligned(p.y, 16) &&
-                    aligned(p.projected, 16) && aligned(p.tail_out, 16);
+                    aligned(p.projected, 16) && aligned(p.tail_out, 16) &&
+                    p.x.stride[1] <= kMostStride && p.y.stride[1] <= kMostStride;
   if (!fits) return false;
   p.weight = args.weight.flat<const float>().data();
   p.bias = args.bias.flat<const float>().data();

@@ -43,6 +43,7 @@ std::vector<Case> cases() {
   out.push_back({{40, 33, 136, 4}, 40});
   out.push_back({{2, 200, 200, 4}, 56});
   out.push_back({{2, 140, 512, 4}, 40});
+  out.push_back({{2, 140, 512, 4}, 64});
   out.push_back({{2, 140, 1024, 4}, 64, 0, true, true});
   out.push_back({{2, 77, 8, 4}, 8});
   out.push_back({{3, 150, 72, 4}, 48, 16});  // rows apart
