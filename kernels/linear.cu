@@ -62,11 +62,12 @@ void over_rows(int64_t rows, Body&& body) {
 struct Chunks {
   Chunks(int64_t rows, int64_t outputs, int64_t inputs) {
     constexpr int64_t kTile = 128;
-    constexpr int64_t kEnoughTiles = 256;
     constexpr int64_t kLeastRows = 1024;
+    constexpr int64_t kFewRows = 65536;  // up to these, adding the partials counts
+    const int64_t enough_tiles = rows <= kFewRows ? 128 : 256;
     const int64_t tiles = ceil_div(outputs, kTile) * ceil_div(inputs, kTile);
     const int64_t most = std::max<int64_t>(1, rows / kLeastRows);
-    const int64_t wanted = std::clamp<int64_t>(ceil_div(kEnoughTiles, tiles), 1, most);
+    const int64_t wanted = std::clamp<int64_t>(ceil_div(enough_tiles, tiles), 1, most);
     const int64_t least = ceil_div(rows, kMostRows);
     size = ceil_div(ceil_div(rows, std::max(wanted, least)), kTile) * kTile;
     whole = rows / size;
