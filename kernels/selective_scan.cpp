@@ -3,6 +3,8 @@
 /// cuda_sequence.h.
 #include "kernels/selective_scan.h"
 
+#include <algorithm>
+
 #include "kernels/checks.h"
 #include "kernels/cuda_sequence.h"
 #include "kernels/selective_scan_cpu.h"
@@ -46,6 +48,16 @@ void check_forward(const Context& ctx, const SelectiveScanForward& args) {
                 {B, scan_saved_states(L, ctx.device()), E, N});
   require(args.state_in.empty() || args.state_in.data != args.state_out.data, ErrorKind::kInternal,
           "selective_scan_forward: state_in and state_out are the same array");
+  if (args.marks.empty() && args.known.empty()) return;
+  const int64_t every = ctx.device().is_cpu() ? kScanSavedEvery : kScanSavedEveryGpu;
+  require(args.mark_every > 0 && args.mark_every % every == 0, ErrorKind::kShape,
+          "selective_scan_forward: mark_every: expected a multiple of ", every, ", found ",
+          args.mark_every);
+  const int64_t count = (L + args.mark_every - 1) / args.mark_every;
+  door.optional("marks", args.marks, kF32, {B, count, E, N});
+  door.optional("known", args.known, kF32, {B, count, E, N});
+  require(args.marks.empty() || args.saved_states.empty(), ErrorKind::kUnsupported,
+          "selective_scan_forward: marks and saved_states at once");
 }
 
 void check_backward(const Context& ctx, const SelectiveScanBackward& args) {
@@ -81,6 +93,19 @@ void check_backward(const Context& ctx, const SelectiveScanBackward& args) {
 }
 
 }  // namespace
+
+int64_t scan_mark_spacing(int64_t batch, int64_t length, int64_t d_inner) {
+  // eight warps of 64 channels on each of 132 multiprocessors, the machine this is tuned for
+  constexpr int64_t kFull = 8 * 132;
+  const int64_t warps = batch * ((d_inner + 63) / 64);
+  if (warps <= 0 || length % kScanSavedEveryGpu != 0 || 2 * warps >= kFull) return 0;
+  const int64_t most = kFull / warps;
+  for (int64_t count = std::min(most, length / kScanSavedEveryGpu); 4 * count >= 3 * most;
+       --count) {
+    if (length % (count * kScanSavedEveryGpu) == 0) return length / count;
+  }
+  return 0;
+}
 
 void selective_scan_forward(Context& ctx, const SelectiveScanForward& args) {
   check_forward(ctx, args);

@@ -30,6 +30,11 @@ inline int64_t scan_saved_states(int64_t length, Device device = {}) {
   return (length + every - 1) / every;
 }
 
+/// Positions between marks (below) with which a later pass over `length` positions needs no more to
+/// fill a GPU: a divisor of `length` and a multiple of the spacing above, from the shape alone. 0:
+/// batch rows and channels fill one without, or no divisor is near what they lack.
+int64_t scan_mark_spacing(int64_t batch, int64_t length, int64_t d_inner);
+
 struct SelectiveScanForward {
   ConstTensorView u;           // (B, L, E)
   ConstTensorView delta;       // (B, L, E) before bias and softplus
@@ -43,6 +48,13 @@ struct SelectiveScanForward {
   TensorView y;                // (B, L, E)
   TensorView state_out;        // (B, E, N) or empty
   TensorView saved_states;     // (B, scan_saved_states(L, device), E, N) or empty: for backward
+  /// States on the way: before positions 0, mark_every, 2 mark_every ..., as (B, ceil(L /
+  /// mark_every), E, N), or empty. mark_every is a multiple of the spacing of saved states. `marks`
+  /// gets them, and not together with saved_states. `known`, found by a pass that began earlier, is
+  /// where the stretches between them begin (state_in is not read), which spares summaries of them.
+  TensorView marks;
+  ConstTensorView known;
+  int64_t mark_every = 0;
 };
 void selective_scan_forward(Context& ctx, const SelectiveScanForward& args);
 

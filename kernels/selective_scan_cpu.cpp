@@ -345,8 +345,9 @@ ScanPlan plan_scan(int64_t batch, int64_t length, int64_t d_inner) {
   return plan;
 }
 
-void selective_scan_forward(Context& ctx, const SelectiveScanForward& args) {
-  const ScanForwardJob whole = forward_job(args);
+namespace {
+
+void forward_whole(Context& ctx, const ScanForwardJob& whole) {
   const auto& shape = whole.u.extent;
   const ScanPlan plan = plan_scan(shape[0], shape[1], shape[2]);
   if (plan.chunks == 1) {
@@ -372,6 +373,54 @@ void selective_scan_forward(Context& ctx, const SelectiveScanForward& args) {
     jobs.push_back(job);
   }
   run_forward(ctx, plan, jobs);
+}
+
+/// `from` (B, E, N), or zeros where it is empty.
+void set_states(const Context& ctx, const View<const float, 3>& from, const View<float, 3>& to) {
+  const auto& [batch, channels, states] = to.extent;
+  parallel_for(ctx, batch * channels, [&, channels = channels, states = states](int64_t i) {
+    float* const row = to.at(i / channels, i % channels);
+    if (from.empty()) {
+      std::fill_n(row, states, 0.0F);
+    } else {
+      std::copy_n(from.at(i / channels, i % channels), states, row);
+    }
+  });
+}
+
+/// From mark to mark, each stretch from the state that is known or else from where the one before
+/// it ended.
+void forward_by_marks(Context& ctx, const SelectiveScanForward& args) {
+  const ScanForwardJob whole = forward_job(args);
+  const auto known = args.known.as<const float, 4>();
+  const auto marks = args.marks.as<float, 4>();
+  const int64_t length = whole.u.extent[1];
+  const int64_t last = pieces(length, args.mark_every) - 1;
+  View<const float, 3> start = whole.state_in;
+  for (int64_t i = 0; i <= last; ++i) {
+    const int64_t begin = i * args.mark_every;
+    ScanForwardJob job = slice(whole, begin, std::min(length, begin + args.mark_every));
+    job.state_in = known.empty() ? start : at_axis<1>(known, i);
+    if (i < last) job.state_out = {};
+    if (!marks.empty()) {
+      if (i == 0 || !known.empty()) set_states(ctx, job.state_in, at_axis<1>(marks, i));
+      if (i < last && known.empty()) {
+        job.state_out = at_axis<1>(marks, i + 1);
+        start = as_const(job.state_out);
+      }
+    }
+    forward_whole(ctx, job);
+  }
+}
+
+}  // namespace
+
+void selective_scan_forward(Context& ctx, const SelectiveScanForward& args) {
+  if (args.marks.empty() && args.known.empty()) {
+    forward_whole(ctx, forward_job(args));
+  } else {
+    forward_by_marks(ctx, args);
+  }
 }
 
 void selective_scan_summarise(Context& ctx, const SelectiveScanForward& piece, TensorView delta_sum,

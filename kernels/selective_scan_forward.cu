@@ -10,6 +10,24 @@ namespace {
 
 using namespace scan;
 
+/// States (B, count, E, N) as rows of (E, N): row b * per_row + i is state i of batch row b.
+template <class T>
+struct States {
+  Rows<T> rows;
+  int64_t per_row = 0;
+
+  template <class AnyView>
+  States(const AnyView& view, const char* name) {
+    const auto states = view.template as<T, 4>();
+    if (states.empty()) return;
+    const bool one_row = states.extent[0] == 1;
+    require(one_row || states.stride[0] % states.stride[1] == 0, ErrorKind::kUnsupported,
+            "selective_scan_forward: ", name, ": batch rows must be whole states apart");
+    rows = {states.data, states.stride[1], states.stride[2]};
+    per_row = one_row ? states.extent[1] : states.stride[0] / states.stride[1];
+  }
+};
+
 template <class T>
 ForwardArgs<T> forward_args(const SelectiveScanForward& args) {
   ForwardArgs<T> p;
@@ -26,12 +44,12 @@ ForwardArgs<T> forward_args(const SelectiveScanForward& args) {
   p.open = p.z.empty() ? 1.0F : 0.0F;
   p.y = rows_of<T>(args.y);
   p.state_out = rows_of<float>(args.state_out);
-  const auto saved = args.saved_states.as<float, 4>();
-  p.saved = {saved.data, saved.stride[1], saved.stride[2]};
-  p.saved_per_row = saved.extent[1];
-  require(saved.empty() || saved.extent[0] <= 1 || saved.extent[1] == 0 ||
-              saved.stride[0] == saved.extent[1] * saved.stride[1],
-          ErrorKind::kUnsupported, "selective_scan_forward: saved_states must be one block");
+  const bool marks = !args.marks.empty();
+  const States<float> saved(marks ? args.marks : args.saved_states,
+                            marks ? "marks" : "saved_states");
+  p.saved = saved.rows;
+  p.saved_per_row = saved.per_row;
+  p.saved_every = marks ? args.mark_every : kScanSavedEveryGpu;
   p.batch = args.delta.dim(0);
   p.length = args.delta.dim(1);
   p.d_inner = static_cast<int>(args.delta.dim(2));
@@ -49,12 +67,16 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   p.vectors.states = p.d_state % 4 == 0 && fits_vectors(p.A, p.A_stride) &&
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
-  const Chunks chunks = cut_outputs(ctx, p.length, warps);
+  const States<const float> known(args.known, "known");
+  const Chunks chunks = known.rows.empty() ? cut_outputs(ctx, p.length, warps)
+                                           : Chunks{args.known.dim(1), args.mark_every};
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
-  p.start = state_in;
+  p.start = known.rows.empty() ? state_in : known.rows;
+  p.start_per_row = known.rows.empty() ? p.chunks : known.per_row;
+  p.vectors.states = p.vectors.states && fits_vectors(p.start);
   Arena::Scope scope(ctx.arena());
-  if (chunks.count > 1) {
+  if (chunks.count > 1 && known.rows.empty()) {
     const int64_t rows = p.batch * p.chunks;
     SummaryArgs<T> s;
     s.x = p.u;
@@ -92,8 +114,8 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     const int64_t per_sm = ceil_div(ceil_div(units, kForwardWarps), multiprocessors(ctx));
     const int bytes = spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(),
                              static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
-    const auto kernel = with_shared_memory(
-        scan_forward_kernel<T, kStates, kSplit, kScanSavedEveryGpu, 4, kForwardBlocks>, bytes);
+    const auto kernel =
+        with_shared_memory(scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks>, bytes);
     kernel<<<grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, stream_of(ctx)>>>(
         p);
   });

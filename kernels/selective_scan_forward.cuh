@@ -27,11 +27,13 @@ struct ForwardArgs {
   int64_t A_stride = 0;
   const float* D = nullptr;     // (E) or empty
   const float* bias = nullptr;  // (E) or empty
-  Rows<const float> start;      // (B * chunks, E, N) or empty: zeros
+  Rows<const float> start;      // (B * start_per_row, E, N) or empty: zeros
+  int64_t start_per_row = 0;    // at least as many as chunks
   Rows<T> y;                    // (B, L, E)
   Rows<float> state_out;        // (B, E, N) or empty
-  Rows<float> saved;            // (B * saved states, E, N) or empty
-  int64_t saved_per_row = 0;    // saved states of a batch row
+  Rows<float> saved;            // (B * saved_per_row, E, N) or empty: states on the way
+  int64_t saved_per_row = 0;
+  int64_t saved_every = 0;  // positions between two of them, a multiple of a tile
   int64_t batch = 0, length = 0;
   int64_t chunks = 1, chunk_length = 0;
   int d_inner = 0, d_state = 0;
@@ -46,7 +48,8 @@ template <class T>
 struct alignas(16) WarpArrays {
   const T *u, *delta, *z, *B, *C;
   T* y;
-  float *saved, *last;  // states on the way, and behind the last chunk
+  float *saved, *last;  // the next state on the way, and the one behind the last chunk
+  int next;             // the position of the chunk before which `saved` is due
 };
 
 template <class T, int kStates, int kSplit>
@@ -79,7 +82,7 @@ __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], co
   }
 }
 
-template <class T, int kStates, int kSplit, int kSavedEvery, int kUnroll, int kBlocks>
+template <class T, int kStates, int kSplit, int kUnroll, int kBlocks>
 __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     scan_forward_kernel(const ForwardArgs<T> p) {
   using S = WalkShape<T, kStates, kSplit>;
@@ -130,7 +133,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     skip[i] = p.D == nullptr || n0 != 0 ? 0.0F : p.D[ei];
     bias[i] = p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
     if (!p.start.empty()) {
-      load_states(p.start.at(b * p.chunks + chunk, ei) + n0, count, p.vectors.states, h[i]);
+      load_states(p.start.at(b * p.start_per_row + chunk, ei) + n0, count, p.vectors.states, h[i]);
     }
   }
 
@@ -147,15 +150,17 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       return rows.empty() ? nullptr : rows.at(b, begin) + first;
     };
     const bool ends = chunk == p.chunks - 1 && !p.state_out.empty();
-    const int64_t saved = b * p.saved_per_row + begin / kSavedEvery;
+    const int64_t passed = p.saved.empty() ? 0 : (begin + p.saved_every - 1) / p.saved_every;
+    const int64_t ahead = passed * p.saved_every - begin;
     *arrays = {start(p.u),
                start(p.delta),
                start(p.z),
                p.B.at(b, begin),
                p.C.at(b, begin),
                start(p.y),
-               p.saved.empty() ? nullptr : p.saved.at(saved, first),
-               ends ? p.state_out.at(b, first) : nullptr};
+               p.saved.empty() ? nullptr : p.saved.at(b * p.saved_per_row + passed, first),
+               ends ? p.state_out.at(b, first) : nullptr,
+               p.saved.empty() || ahead >= steps ? steps : static_cast<int>(ahead)};
   }
   __syncwarp();
   const auto fetch = [&](int t, int stage) {
@@ -208,9 +213,13 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     widen_tile<kRows * kColumns>(B_tile, tokens, lane, kLn2);
     widen_tile<kRows * kColumns>(C_tile, tokens + kRows * kColumns, lane);
     __syncwarp();
-    if (t % kSavedEvery == 0 && !p.saved.empty()) {
-      float* const to = kept(arrays->saved) + t / kSavedEvery * p.saved.outer;
-      store_channels(to, p.saved.inner);
+    if (*const_cast<const volatile int*>(&arrays->next) == t) {
+      store_channels(kept(arrays->saved), p.saved.inner);
+      __syncwarp();
+      if (lane == 0) {
+        arrays->saved += p.saved.outer;
+        arrays->next = p.saved_every < steps - t ? t + static_cast<int>(p.saved_every) : steps;
+      }
     }
     const auto step = [&](int row) {
       T* const at = u_tile + row * kWidth + local;

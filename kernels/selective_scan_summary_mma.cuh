@@ -5,16 +5,16 @@
 ///         window (half of the window's sum away from either end) and S that between the middle and
 ///         the start of the walk, each state adds
 ///           exp(A S) * sum over t of exp(A s(t)) x(t) w(t)
-///         Where |A s| is small for all states that still matter, exp is a polynomial in it, and
+///         Where |A s| is small, or exp(A S) so small that a poor exp(A s) does no harm, exp is a
+///         polynomial in it, and
 ///           sum over t of s(t)^j x(t) w(t)
 ///         is a product of matrices: channels x positions times positions x states. So a state
-///         costs one exponential per window instead of 16, and that is where summaries spend their
-///         time: a state is either slow, or forgotten after a few windows. Windows that are not
-///         smooth enough for a polynomial of degree 5 take one exponential per position, the outer
-///         product of x and w still from the tensor cores
+///         costs one exponential per window instead of 16. The nearest two or three windows take
+///         one exponential per position where states are fast, the outer product of x and w still
+///         from the tensor cores
 /// Ends    a state is left when exp(A * sum of delta) is below 2^-20 (kForgotten), a warp
 ///         stops when it has left all. What is dropped is 2^-20 of what was there, the polynomials
-///         are within 6e-6, and x is a sum of two bf16 (16 bits): less than a hundredth of what
+///         are within 1e-5, and x is a sum of two bf16 (16 bits): less than a hundredth of what
 ///         rounding activations to bf16 costs
 /// Layout  warp: 16 channels x all states of one chunk. Lane 4 g + q prepares positions 2q, 2q + 1,
 ///         2q + 8, 2q + 9 of channels g and g + 8, which makes its values operands of the products
@@ -55,23 +55,26 @@ __device__ inline int banked(int row, int piece) {
 }
 
 /// exp(z) for |z| <= kReach as 1 + y (1 + kRatio[2] y (1 + kRatio[3] y ...)), y = kScale z, within
-/// a relative error of 6e-6. The terms below kWide need x to 16 bits of mantissa.
+/// a relative error of 6e-6. The terms below kWide need x to 16 bits of mantissa. For any z, where
+/// the window lies kFar times its own sum of delta from the start of the walk, the error is within
+/// 1e-5 of what a position at the start adds: it grows as |z|^kTerms, and exp(A S) falls as
+/// exp(-(2 kFar + 1) |z|).
 struct Smooth3 {
   static constexpr int kTerms = 3, kWide = 2;
-  static constexpr float kReach = 0.05F;
+  static constexpr float kReach = 0.05F, kFar = 16.0F;
   static constexpr float kScale = 1.00031046F;
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F, 0.499998004F / (kScale * kScale)};
 };
 struct Smooth4 {
   static constexpr int kTerms = 4, kWide = 3;
-  static constexpr float kReach = 0.17F;
+  static constexpr float kReach = 0.17F, kFar = 6.0F;
   static constexpr float kScale = 1.00001148F;
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F, 0.500996654F / (kScale * kScale),
                                            0.16630359F / (0.500996654F * kScale)};
 };
 struct Smooth6 {
   static constexpr int kTerms = 6, kWide = 4;
-  static constexpr float kReach = 0.70F;
+  static constexpr float kReach = 0.70F, kFar = 2.0F;
   static constexpr float kScale = 0.999980807F;
   static constexpr float kRatio[kTerms] = {1.0F,
                                            1.0F,
@@ -132,6 +135,21 @@ struct SummaryWalk {
       }
       active |= __any_sync(kFullWarp, alive) ? 1U << k : 0U;
     }
+  }
+  /// True when exp may be Smooth's polynomial for all channels of the warp over a window with sums
+  /// of delta `total`.
+  template <class Smooth>
+  __device__ bool smooth(const float (&total)[2]) const {
+    constexpr float kLargest = 1e4F;  // beyond, powers could leave the range of numbers
+    bool fits = true;
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+      // the largest |A s| of the states that matter, at either end of the window
+      const float reach = fastest[c] * total[c] * (0.5F * kLn2);
+      const bool far = behind[c] >= Smooth::kFar * total[c] && reach <= kLargest;
+      fits = fits && (reach <= Smooth::kReach || far);
+    }
+    return __all_sync(kFullWarp, fits);
   }
   __device__ void drop(int c, int i) { A[c][i] = kDropped, rate[c][i] = 0.0F; }
 
@@ -467,22 +485,19 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
           w[k][0] = raw[0], w[k + 1][0] = raw[1], w[k][1] = raw[2], w[k + 1][1] = raw[3];
         }
       }
-      // the largest |A s| of the states that matter, at either end of the window
-      const float reach =
-          fmaxf(walk.fastest[0] * total[0], walk.fastest[1] * total[1]) * (0.5F * kLn2);
-      if (__any_sync(kFullWarp, !(reach <= Smooth6::kReach))) {
+      if (walk.template smooth<Smooth3>(total)) {
+        walk.template add_smooth<Smooth3>(x, total, sum, w);
+      } else if (walk.template smooth<Smooth4>(total)) {
+        walk.template add_smooth<Smooth4>(x, total, sum, w);
+      } else if (walk.template smooth<Smooth6>(total)) {
+        walk.template add_smooth<Smooth6>(x, total, sum, w);
+      } else {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) sum[c][j] += walk.behind[c];
         }
         walk.add_each(x, sum, w, q);
-      } else if (__any_sync(kFullWarp, reach > Smooth4::kReach)) {
-        walk.template add_smooth<Smooth6>(x, total, sum, w);
-      } else if (__any_sync(kFullWarp, reach > Smooth3::kReach)) {
-        walk.template add_smooth<Smooth4>(x, total, sum, w);
-      } else {
-        walk.template add_smooth<Smooth3>(x, total, sum, w);
       }
     }
     walk.behind[0] += total[0];

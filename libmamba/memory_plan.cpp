@@ -5,6 +5,7 @@
 
 #include "kernels/selective_scan.h"
 #include "libmamba/core/checked.h"
+#include "libmamba/core/parallel.h"
 #include "libmamba/core/text.h"
 #include "libmamba/parameters.h"
 #include "libmamba/state.h"
@@ -50,11 +51,11 @@ int64_t saved_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
          rows_bytes(rows, kFloat * (w.d + 1), "activations");
 }
 
-/// Scratch of Model::backward: dresidual (fp32), u, du, hidden, dhidden; dxz; dx_dbl; conv, delta,
-/// ddelta, y, dy, dconv; on a GPU with narrow activations a copy of dresidual.
+/// Scratch of Model::backward: dresidual (fp32), hidden, dhidden; dxz; dx_dbl; conv, delta, ddelta,
+/// y, dy (later u, du), dconv; on a GPU with narrow activations a copy of dresidual.
 int64_t backward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
   const Widths w(config, arithmetic);
-  const int64_t copies = arithmetic.activations == DType::kF32 ? 4 : 5;
+  const int64_t copies = arithmetic.activations == DType::kF32 ? 2 : 3;
   return rows_bytes(rows, kFloat * w.d + w.act * (copies * w.d + 2 * w.e + w.x_dbl + 6 * w.e),
                     "activations");
 }
@@ -136,6 +137,31 @@ int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segm
                     "activations");
 }
 
+FirstSweep first_sweep(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
+                       const Arithmetic& arithmetic) {
+  constexpr int64_t kTokens = int64_t{1} << 18;  // beyond, tokens get hardly cheaper
+  FirstSweep sweep{.length = std::min(context, segment)};
+  if (arithmetic.device.is_cpu() || context <= segment || batch == 0) return sweep;
+  const int64_t later = training_scratch(config, batch, segment, arithmetic);
+  // marks begin every segment, where the last inputs of the convolution lie in it
+  if (segment % kScanSavedEveryGpu == 0 && segment >= config.d_conv - 1) {
+    const int64_t one =
+        forward_scratch(config, checked_mul(batch, segment, "activations"), arithmetic);
+    const int64_t wanted =
+        std::min(kTokens / (batch * segment), (later - (int64_t{96} << 20)) / one);
+    sweep.length = segment * std::clamp<int64_t>(wanted, 1, pieces(context, segment) - 1);
+  }
+  const int64_t every = scan_mark_spacing(batch, segment, config.d_inner());
+  if (every > 0) {
+    // the last segment is read once
+    const int64_t marks = (pieces(context, segment) - 1) * (segment / every);
+    const int64_t bytes = checked_product(
+        {config.n_layers, batch, marks, config.d_inner(), config.d_state, kFloat}, "scan states");
+    if (bytes <= later / 6) sweep.mark_every = every, sweep.mark_bytes = bytes;
+  }
+  return sweep;
+}
+
 namespace {
 
 /// What a step holds whatever it is trained on.
@@ -154,6 +180,10 @@ void add_activations(MemoryPlan& plan, const ModelConfig& config, int64_t batch,
   const int64_t borders = context > segment ? (context + computed - 1) / computed : 0;
   plan.items.push_back({"states at segment borders",
                         checked_mul(borders + 3, SequenceState::bytes(config, batch), "states")});
+  const FirstSweep sweep = first_sweep(config, batch, context, segment, arithmetic);
+  if (sweep.mark_bytes > 0) {
+    plan.items.push_back({"states of the scan within segments", sweep.mark_bytes});
+  }
   plan.items.push_back({"activations kept", saved_bytes(config, batch, computed, arithmetic)});
   if (whole_layers > 0) {
     plan.items.push_back(

@@ -62,6 +62,20 @@ int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segme
 int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
                           const Arithmetic& arithmetic);
 
+/// How the first reading of a sequence in segments goes on a GPU, from shapes alone: results depend
+/// on it in the last bits.
+struct FirstSweep {
+  /// Tokens of a row read at once, whole segments: more than one where they need no more memory
+  /// than a segment does later.
+  int64_t length = 0;
+  /// Positions between the scan's states that are kept beside those at borders, so that the second
+  /// reading need not find them again; 0: none. Kept where they take little beside the segment.
+  int64_t mark_every = 0;
+  int64_t mark_bytes = 0;
+};
+FirstSweep first_sweep(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
+                       const Arithmetic& arithmetic);
+
 /// A training step of (batch, context) tokens computed `segment` tokens at a time, on a GPU with
 /// `whole_layers` layers that keep everything.
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,

@@ -144,6 +144,42 @@ struct Extents {
   }
 };
 
+/// The first elements of a contiguous array, as `shape`.
+TensorView head_of(const TensorView& array, const Shape& shape) {
+  int64_t count = 1;
+  for (const int64_t extent : shape) count *= extent;
+  return array.reshape({array.size()}).slice(0, 0, count).reshape(shape);
+}
+
+/// The marks of a layer, or nothing.
+TensorView marks_of(const StatesPassed* states, int64_t layer) {
+  if (states == nullptr || states->marks.empty()) return {};
+  return states->marks[static_cast<size_t>(layer)];
+}
+int64_t mark_spacing(const StatesPassed* passed, const StatesPassed* known) {
+  const bool marked = passed != nullptr && !passed->marks.empty();
+  return marked ? passed->every : known != nullptr ? known->every : 0;
+}
+
+/// The states of a layer at the borders that were passed: those of the scan from its marks, the
+/// last inputs of the convolution from `x` (B, L, E).
+void copy_borders(Context& ctx, const StatesPassed& passed, ConstTensorView x, int64_t layer) {
+  for (size_t i = 0; i < passed.borders.size(); ++i) {
+    SequenceState& border = *passed.borders[i];
+    const int64_t at = static_cast<int64_t>(i + 1) * passed.border_every;
+    const TensorView tail = border.conv(layer);
+    const TensorView state = border.ssm(layer);
+    const int64_t mark = at / passed.every;
+    const TensorView marks = passed.marks[static_cast<size_t>(layer)];
+    convert(ctx, x.slice(1, at - tail.dim(1), at), tail);
+    for (int64_t b = 0; b < state.dim(0); ++b) {
+      ctx.copy(
+          marks.slice(0, b, b + 1).slice(1, mark, mark + 1).reshape({state.dim(1), state.dim(2)}),
+          state.slice(0, b, b + 1).reshape({state.dim(1), state.dim(2)}));
+    }
+  }
+}
+
 }  // namespace
 
 Model::Model(ModelConfig config, Device device)
@@ -151,14 +187,31 @@ Model::Model(ModelConfig config, Device device)
       vocabulary_(Vocabulary::characters()),
       values_(std::make_shared<const ParameterLayout>(config_), device) {}
 
+/// What a forward pass is for.
+struct Model::Pass {
+  TensorView hidden;  // (B, L, D), or empty: the states alone
+  int layer = -1;
+  ForwardSaved* saved = nullptr;
+  int64_t whole_layers = 0;
+  const StatesPassed* passed = nullptr;  // written
+  const StatesPassed* known = nullptr;   // read
+};
+
 void Model::forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                     int layer) const {
-  run(ctx, tokens, state, hidden, layer, nullptr, 0);
+  run(ctx, tokens, state, {.hidden = hidden, .layer = layer});
+}
+
+void Model::advance(Context& ctx, ConstTensorView tokens, SequenceState& state,
+                    const StatesPassed& passed, TensorView hidden) const {
+  run(ctx, tokens, state, {.hidden = hidden, .passed = &passed});
 }
 
 void Model::forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state,
-                           TensorView hidden, ForwardSaved& saved, int64_t whole_layers) const {
-  run(ctx, tokens, state, hidden, -1, &saved, whole_layers);
+                           TensorView hidden, ForwardSaved& saved, int64_t whole_layers,
+                           const StatesPassed& known) const {
+  run(ctx, tokens, state,
+      {.hidden = hidden, .saved = &saved, .whole_layers = whole_layers, .known = &known});
 }
 
 void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
@@ -183,16 +236,21 @@ void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whol
   saved.rstd = arena.f32({e.rows});
 }
 
-void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                int layer, ForwardSaved* saved, int64_t whole_layers) const {
-  require(tokens.rank == 2 && hidden.rank == 3 && hidden.dim(0) == tokens.dim(0) &&
-              hidden.dim(1) == tokens.dim(1) && hidden.dim(2) == config_.d_model,
+void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
+                const Pass& pass) const {
+  const TensorView& hidden = pass.hidden;
+  ForwardSaved* const saved = pass.saved;
+  require(tokens.rank == 2, ErrorKind::kShape, "model: tokens must be (B, L), found ",
+          to_string(tokens.shape()));
+  require(hidden.empty() || (hidden.rank == 3 && hidden.dim(0) == tokens.dim(0) &&
+                             hidden.dim(1) == tokens.dim(1) && hidden.dim(2) == config_.d_model),
           ErrorKind::kShape, "model: tokens ", to_string(tokens.shape()), " need hidden (B, L, ",
           config_.d_model, "), found ", to_string(hidden.shape()));
   require(state.batch() == tokens.dim(0) && state.n_layers() == config_.n_layers, ErrorKind::kShape,
           "model: the state is for batch ", state.batch(), " and ", state.n_layers(),
           " layers, the tokens have batch ", tokens.dim(0), " and the model ", config_.n_layers,
           " layers");
+  const int layer = pass.layer;
   require(layer >= -1 && layer < config_.n_layers, ErrorKind::kUsage, "layer ", layer,
           " does not exist; the model has layers 0 to ", config_.n_layers - 1,
           " and -1 for the output of the final norm");
@@ -206,7 +264,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
   const DType type = ctx.activations();
   const Shape stream_shape = {e.rows, e.d_model};
   // what must outlive this call is taken before the scope that frees the rest
-  if (saved != nullptr) take_saved(ctx, e.batch, e.length, whole_layers, *saved);
+  if (saved != nullptr) take_saved(ctx, e.batch, e.length, pass.whole_layers, *saved);
   const Arena::Scope scope(arena);
   // a pass that keeps writes the stream into what it keeps, one array per block; another updates
   // one array in place
@@ -273,11 +331,16 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state, Tens
                                  .state_in = state.ssm(i),
                                  .y = e.sequence(y),
                                  .state_out = ssm,
-                                 .saved_states = keep != nullptr ? keep->states : TensorView{}});
-    linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
+                                 .saved_states = keep != nullptr ? keep->states : TensorView{},
+                                 .marks = marks_of(pass.passed, i),
+                                 .known = marks_of(pass.known, i),
+                                 .mark_every = mark_spacing(pass.passed, pass.known)});
+    if (pass.passed != nullptr) copy_borders(ctx, *pass.passed, e.x(xz), i);
+    if (!hidden.empty() || i + 1 < last) linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
     ctx.copy(tail, state.conv(i));
     ctx.copy(ssm, state.ssm(i));
   }
+  if (hidden.empty()) return;
   const TensorView out = hidden.reshape(stream_shape);
   rms_norm_forward(ctx, {.residual = residual,
                          .branch = branch,
@@ -306,8 +369,6 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
   const TensorView dbranch_copy =
       type == DType::kF32 ? TensorView{} : arena.tensor(type, stream_shape);
   const TensorView dbranch = type == DType::kF32 ? dresidual : dbranch_copy;
-  const TensorView u_scratch = arena.tensor(type, stream_shape);
-  const TensorView du = arena.tensor(type, stream_shape);
   const TensorView dxz = arena.tensor(type, {e.rows, 2 * e.d_inner});
   const TensorView dx_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
   const TensorView conv_scratch = arena.tensor(type, inner_shape);
@@ -316,6 +377,9 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
   const TensorView y = arena.tensor(type, inner_shape);
   const TensorView dy = arena.tensor(type, inner_shape);
   const TensorView dconv = arena.tensor(type, inner_shape);
+  // wanted when y and dy no longer are
+  const TensorView u_scratch = head_of(y, stream_shape);
+  const TensorView du = head_of(dy, stream_shape);
   const Matrices matrices(ctx, values_);
   const TensorView A = arena.f32({e.d_inner, e.d_state});
   const TensorView dA = arena.f32({e.d_inner, e.d_state});

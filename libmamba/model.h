@@ -40,6 +40,18 @@ struct ForwardSaved {
   TensorView rstd;      // (M)
 };
 
+/// States on the way through a segment, for later passes over parts of it.
+struct StatesPassed {
+  /// Per layer those of the scan before positions 0, every, 2 every, ...: (B, ceil(L / every), E,
+  /// N), on a GPU. `every` is as selective_scan.h wants it.
+  std::vector<TensorView> marks;
+  int64_t every = 0;
+  /// The whole states before positions border_every, 2 border_every, ..., which is a multiple of
+  /// `every` and at least d_conv - 1.
+  std::vector<SequenceState*> borders;
+  int64_t border_every = 0;
+};
+
 class Model {
  public:
   /// Parameters are zero; fill them by `initialize` or from a folder.
@@ -59,10 +71,16 @@ class Model {
   void forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                int layer = -1) const;
 
-  /// The same, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
+  /// The same, writing what `passed` asks for. Without `hidden` the last layer's output is spared.
+  void advance(Context& ctx, ConstTensorView tokens, SequenceState& state,
+               const StatesPassed& passed, TensorView hidden = {}) const;
+
+  /// As forward, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
   /// enclosing scope ends); the first `whole_layers` layers keep what backward would compute again.
+  /// Marks of an earlier pass over these tokens (`known`) make it cheaper.
   void forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                      ForwardSaved& saved, int64_t whole_layers = 0) const;
+                      ForwardSaved& saved, int64_t whole_layers = 0,
+                      const StatesPassed& known = {}) const;
 
   /// Adds the gradients of all backbone parameters to `gradients`. `state_in` is the state before
   /// the segment; `dstate` holds the gradient of the state after it and is replaced by the gradient
@@ -84,8 +102,8 @@ class Model {
                        TensorView dpooled, ParameterBuffer& gradients) const;
 
  private:
-  void run(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden, int layer,
-           ForwardSaved* saved, int64_t whole_layers) const;
+  struct Pass;
+  void run(Context& ctx, ConstTensorView tokens, SequenceState& state, const Pass& pass) const;
   void take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
                   ForwardSaved& saved) const;
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "kernels/cross_entropy.h"
@@ -56,14 +57,71 @@ Piece segment_of(Context& ctx, ConstTensorView all, int64_t begin, int64_t end) 
   return {out, {}};
 }
 
+/// The first reading of a sequence in segments: the state before each of them, and on a GPU states
+/// within all but the last.
+class Sweep {
+ public:
+  Sweep(Context& ctx, const ModelConfig& config, int64_t batch, int64_t length, int64_t segment,
+        const FirstSweep& cut)
+      : segment_(segment), every_(cut.mark_every) {
+    const int64_t count = pieces(length, segment);
+    for (int64_t i = 0; i < count; ++i) {
+      borders_.push_back(SequenceState::scratch(ctx, config, batch));
+    }
+    for (int64_t i = 0; every_ > 0 && i < config.n_layers; ++i) {
+      marks_.push_back(ctx.arena().f32(
+          {batch, (count - 1) * (segment / every_), config.d_inner(), config.d_state}));
+    }
+  }
+
+  const SequenceState& before(int64_t i) const { return borders_[static_cast<size_t>(i)]; }
+  SequenceState& before(int64_t i) { return borders_[static_cast<size_t>(i)]; }
+
+  /// What a pass over segments [begin, end) is to write. Where no marks are kept but borders are
+  /// passed, marks at borders lie in the arena until the enclosing scope ends.
+  StatesPassed passing(Context& ctx, const ModelConfig& config, int64_t begin, int64_t end) {
+    StatesPassed passed = within(begin, std::min<int64_t>(end, last()));
+    if (end - begin < 2) return passed;
+    if (every_ == 0) {
+      passed.every = segment_;
+      for (int64_t i = 0; i < config.n_layers; ++i) {
+        passed.marks.push_back(
+            ctx.arena().f32({before(0).batch(), end - begin, config.d_inner(), config.d_state}));
+      }
+    }
+    passed.border_every = segment_;
+    for (int64_t i = begin + 1; i < end; ++i) passed.borders.push_back(&before(i));
+    return passed;
+  }
+
+  /// The marks of segments [begin, end), if they are kept.
+  StatesPassed within(int64_t begin, int64_t end) const {
+    StatesPassed part;
+    if (every_ == 0 || begin >= end || end > last()) return part;
+    part.every = every_;
+    const int64_t per = segment_ / every_;
+    for (const TensorView& all : marks_) part.marks.push_back(all.slice(1, begin * per, end * per));
+    return part;
+  }
+
+ private:
+  int64_t last() const { return static_cast<int64_t>(borders_.size()) - 1; }
+
+  int64_t segment_;
+  int64_t every_;
+  std::vector<SequenceState> borders_;
+  std::vector<TensorView> marks_;  // per layer (B, marks of all segments but the last, E, N)
+};
+
 /// Makes one block for the scratch of a step of `count` segments, so that tens of gigabytes aren't
 /// gathered from blocks with gaps between them; on a GPU at most `most` bytes when not 0. Returns
 /// how many layers can keep everything in what is left there; results don't depend on it.
 int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment,
-                        int64_t count, int64_t of_loss, int64_t most) {
+                        int64_t count, int64_t marks, int64_t of_loss, int64_t most) {
   const Arithmetic arithmetic{ctx.device(), ctx.activations()};
   const int64_t states = (count > 1 ? count + 3 : 3) * SequenceState::bytes(config, batch);
-  const int64_t least = states + of_loss + training_scratch(config, batch, segment, arithmetic);
+  const int64_t least =
+      states + marks + of_loss + training_scratch(config, batch, segment, arithmetic);
   if (ctx.device().is_cpu()) {
     // a little more, for what is too small to be planned: a second block would be half as large
     ctx.arena().reserve(least + least / 64 + (int64_t{1} << 16));
@@ -93,9 +151,15 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   const auto border = [&](int64_t i) { return std::min(length, i * segment); };
   const bool backbone = options.backbone;
   const Arena::Scope outer(ctx.arena());
+  FirstSweep cut{.length = segment};
+  if (backbone) {
+    cut = first_sweep(model.config(), batch, length, segment, {ctx.device(), ctx.activations()});
+  }
+  // a loss that sees the whole sequence sees it by segments
+  if (loss.needs_whole_sequence()) cut.length = std::min(length, segment);
   const int64_t whole_layers =
       backbone ? reserve_scratch(ctx, model.config(), batch, std::min(length, segment), count,
-                                 loss.scratch_bytes(), options.most_scratch)
+                                 cut.mark_bytes, loss.scratch_bytes(), options.most_scratch)
                : 0;
   loss.begin(ctx);
   const auto new_state = [&] { return SequenceState::scratch(ctx, model.config(), batch); };
@@ -104,23 +168,28 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
 
   // one segment is read once, keeping everything; several are read twice
   const bool once = count <= 1 && backbone;
-  std::vector<SequenceState> borders;
   const bool comes_back = backbone || !loss.needs_whole_sequence();
+  std::optional<Sweep> sweep;
   if (!once) {
-    for (int64_t i = 0; i < count; ++i) {
-      if (comes_back) {
-        borders.push_back(new_state());
-        borders.back().assign(ctx, state);
-      }
-      const bool needed = loss.needs_whole_sequence() || i + 1 < count;
-      if (!needed) break;
+    if (comes_back) sweep.emplace(ctx, model.config(), batch, length, segment, cut);
+    // the last segment is read where its gradient is wanted
+    const int64_t read = loss.needs_whole_sequence() ? count : count - 1;
+    const int64_t step = std::max<int64_t>(1, cut.length / segment);
+    for (int64_t i = 0; i < read; i += step) {
+      const int64_t end = std::min(read, i + step);
+      if (comes_back) sweep->before(i).assign(ctx, state);
       const Arena::Scope scope(ctx.arena());
-      const Piece piece = segment_of(ctx, tokens, border(i), border(i + 1));
-      const TensorView hidden =
-          ctx.arena().tensor(ctx.activations(), {batch, piece.view.dim(1), d_model});
-      model.forward(ctx, piece.view, state, hidden);
-      if (loss.needs_whole_sequence()) loss.observe(ctx, border(i), hidden);
+      const Piece piece = segment_of(ctx, tokens, border(i), border(end));
+      const StatesPassed passed =
+          comes_back ? sweep->passing(ctx, model.config(), i, end) : StatesPassed{};
+      TensorView hidden;
+      if (loss.needs_whole_sequence()) {
+        hidden = ctx.arena().tensor(ctx.activations(), {batch, piece.view.dim(1), d_model});
+      }
+      model.advance(ctx, piece.view, state, passed, hidden);
+      if (!hidden.empty()) loss.observe(ctx, border(i), hidden);
     }
+    if (comes_back && read < count) sweep->before(read).assign(ctx, state);
     loss.finish_observing(ctx);
     if (!comes_back) {  // the head's gradient is complete
       if (options.end != nullptr) options.end->assign(ctx, state);
@@ -137,7 +206,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
     const Shape shape = {batch, piece.dim(1), d_model};
     const TensorView hidden = ctx.arena().tensor(ctx.activations(), shape);
     const TensorView dhidden = ctx.arena().tensor(ctx.activations(), shape);
-    const SequenceState& before = once ? state : borders[static_cast<size_t>(i)];
+    const SequenceState& before = once ? state : sweep->before(i);
     after.assign(ctx, before);
     if (!backbone) {
       model.forward(ctx, piece, after, hidden);
@@ -146,7 +215,8 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
       continue;
     }
     ForwardSaved saved;
-    model.forward_saving(ctx, piece, after, hidden, saved, whole_layers);
+    const StatesPassed known = once ? StatesPassed{} : sweep->within(i, i + 1);
+    model.forward_saving(ctx, piece, after, hidden, saved, whole_layers, known);
     if (i + 1 == count && options.end != nullptr) options.end->assign(ctx, after);
     if (once && loss.needs_whole_sequence()) {
       loss.observe(ctx, 0, hidden);

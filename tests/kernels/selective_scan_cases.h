@@ -112,6 +112,27 @@ struct ScanRun {
   reference::ScanGradients<float> d;
 };
 
+/// A forward pass that writes marks, and one between the marks of the first.
+struct MarkedRuns {
+  ScanRun writing, between;   // y, state_out; of the second also saved
+  std::vector<float> marks;   // (B, count, E, N)
+  std::vector<double> truth;  // the same
+};
+
+/// The states that an oracle has before positions 0, every, 2 every ...
+inline std::vector<double> states_at_marks(const Inputs& in, int64_t every) {
+  const auto oracle = reference::scan_forward(as_oracle(in));
+  std::vector<double> states;
+  const size_t width = in.d_inner * in.d_state;
+  for (size_t b = 0; b < in.batch; ++b) {
+    for (size_t l = 0; l < in.length; l += static_cast<size_t>(every)) {
+      const auto* const state = oracle.states.data() + (b * (in.length + 1) + l) * width;
+      states.insert(states.end(), state, state + width);
+    }
+  }
+  return states;
+}
+
 /// Takes a problem through the kernels. Arrays over positions have `gap` elements between rows.
 class ScanRunner {
  public:
@@ -160,6 +181,42 @@ class ScanRunner {
     return out;
   }
 
+  /// Forward with marks every `every` positions, which lie in the midst of a larger array.
+  MarkedRuns run_marked(int64_t every) {
+    MarkedRuns out;
+    const int64_t count = (length_ + every - 1) / every;
+    Tensor room = ctx_.make(DType::kF32, {batch_, count + 2, d_inner_, d_state_});
+    const TensorView marks = room.view().slice(1, 1, 1 + count);
+    const Tensor state_in = owned({batch_, d_inner_, d_state_}, in_.state_in);
+    Tensor state_out = ctx_.make(DType::kF32, {batch_, d_inner_, d_state_});
+    Tensor saved = ctx_.make(DType::kF32, {batch_, scan_saved_states(length_), d_inner_, d_state_});
+    prepare();
+    SelectiveScanForward args = forward_args(0, length_);
+    args.state_in = state_in;
+    args.state_out = state_out;
+    args.marks = marks;
+    args.mark_every = every;
+    selective_scan_forward(ctx_, args);
+    out.writing = results();
+    out.writing.state_out = flat(state_out);
+    for (int64_t b = 0; b < batch_; ++b) {
+      const auto row = marks.slice(0, b, b + 1).flat<const float>();
+      out.marks.insert(out.marks.end(), row.begin(), row.end());
+    }
+    out.truth = states_at_marks(in_, every);
+    prepare();
+    args = forward_args(0, length_);
+    args.state_out = state_out;
+    args.known = marks;
+    args.mark_every = every;
+    args.saved_states = saved;
+    selective_scan_forward(ctx_, args);
+    out.between = results();
+    out.between.state_out = flat(state_out);
+    out.between.saved = flat(saved);
+    return out;
+  }
+
  private:
   RowArray given(int64_t width, const std::vector<float>& values) {
     return RowArray(batch_, length_, width, gap_, values);
@@ -190,6 +247,14 @@ class ScanRunner {
 
   void forward(int64_t begin, int64_t end, const Tensor& state_in, Tensor& state_out,
                Tensor& saved) {
+    SelectiveScanForward args = forward_args(begin, end);
+    args.state_in = state_in;
+    args.state_out = state_out;
+    args.saved_states = saved;
+    selective_scan_forward(ctx_, args);
+  }
+
+  SelectiveScanForward forward_args(int64_t begin, int64_t end) {
     SelectiveScanForward args;
     args.u = u_.part(begin, end);
     args.delta = delta_.part(begin, end);
@@ -199,11 +264,8 @@ class ScanRunner {
     args.D = D_;
     args.z = z_.part(begin, end);
     args.delta_bias = bias_;
-    args.state_in = state_in;
     args.y = y_.part(begin, end);
-    args.state_out = state_out;
-    args.saved_states = saved;
-    selective_scan_forward(ctx_, args);
+    return args;
   }
 
   void backward(int64_t begin, int64_t end, const Tensor& saved, const Tensor& dstate_out,

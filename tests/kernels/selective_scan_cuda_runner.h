@@ -170,6 +170,45 @@ class CudaScanRunner {
     return out;
   }
 
+  /// Forward with marks every `every` positions, which lie in the midst of a larger array.
+  MarkedRuns run_marked(int64_t every) {
+    MarkedRuns out;
+    const int64_t count = (length_ + every - 1) / every;
+    Tensor room = ctx_.make(DType::kF32, {batch_, count + 2, d_inner_, d_state_});
+    const TensorView marks = room.view().slice(1, 1, 1 + count);
+    const Tensor state_in = fp32(state_shape(), in_.state_in);
+    Tensor state_out = ctx_.make(DType::kF32, state_shape());
+    Tensor saved = ctx_.make(
+        DType::kF32, {batch_, scan_saved_states(length_, ctx_.device()), d_inner_, d_state_});
+    prepare();
+    SelectiveScanForward args = forward_args(0, length_);
+    args.state_in = state_in;
+    args.state_out = state_out;
+    args.marks = marks;
+    args.mark_every = every;
+    selective_scan_forward(ctx_, args);
+    out.writing = results();
+    out.writing.state_out = plain(state_out);
+    const std::vector<float> all = plain(room);
+    const auto state = static_cast<std::ptrdiff_t>(d_inner_ * d_state_);
+    for (int64_t b = 0; b < batch_; ++b) {
+      const auto first = all.begin() + (b * (count + 2) + 1) * state;
+      out.marks.insert(out.marks.end(), first, first + count * state);
+    }
+    out.truth = states_at_marks(in_, every);
+    prepare();
+    args = forward_args(0, length_);
+    args.state_out = state_out;
+    args.known = marks;
+    args.mark_every = every;
+    args.saved_states = saved;
+    selective_scan_forward(ctx_, args);
+    out.between = results();
+    out.between.state_out = plain(state_out);
+    out.between.saved = plain(saved);
+    return out;
+  }
+
  private:
   Shape state_shape() const { return {batch_, d_inner_, d_state_}; }
   Tensor fp32(const Shape& shape, const std::vector<float>& values) {

@@ -90,6 +90,36 @@ TEST(SelectiveScan, KeepsTheStatesAtTileBorders) {
   EXPECT_LE(relative_error(found.saved, expected), 1e-6);
 }
 
+TEST(SelectiveScan, MarksAreStatesAndKnownOnesGiveTheSame) {
+  Context ctx;
+  for (const ScanCase& scan : {ScanCase{2, 300, 11, 6}, ScanCase{1, 3000, 8, 16}}) {
+    const Inputs in = scan_inputs(scan);
+    ScanRunner runner(ctx, in, 5);
+    const ScanRun plain = runner.run();
+    for (const int64_t every : {64, 128, 320, 4096}) {
+      SCOPED_TRACE(testing::Message() << scan.name() << ", every " << every);
+      const MarkedRuns found = runner.run_marked(every);
+      EXPECT_LE(relative_error(found.marks, found.truth), 1e-6);
+      for (const ScanRun* const run : {&found.writing, &found.between}) {
+        EXPECT_LE(relative_error(run->y, plain.y), 1e-6);
+        EXPECT_LE(relative_error(run->state_out, plain.state_out), 1e-6);
+      }
+      EXPECT_LE(relative_error(found.between.saved, plain.saved), 1e-6);
+    }
+  }
+}
+
+TEST(SelectiveScan, SpacingOfMarksDividesLengthsAndFillsAGpu) {
+  EXPECT_EQ(scan_mark_spacing(1, 65536, 512), 512);
+  EXPECT_EQ(scan_mark_spacing(1, 98304, 512), 768);
+  EXPECT_EQ(scan_mark_spacing(4, 16384, 512), 512);
+  EXPECT_EQ(scan_mark_spacing(1024, 1024, 512), 0);  // rows enough
+  EXPECT_EQ(scan_mark_spacing(1, 65537, 512), 0);
+  EXPECT_EQ(scan_mark_spacing(1, 16 * 1009, 512), 0);  // a prime number of tiles
+  EXPECT_EQ(scan_mark_spacing(1, 1024, 512), 0);       // too few tiles
+  EXPECT_EQ(scan_mark_spacing(0, 1024, 512), 0);
+}
+
 TEST(SelectiveScan, OracleGradientsAreFiniteDifferences) {
   for (const ScanCase& scan : {ScanCase{2, 5, 3, 2}, ScanCase{1, 4, 2, 3, false, false, false}}) {
     const OracleInputs in = as_oracle(scan_inputs(scan));

@@ -45,12 +45,12 @@ Model on_gpu(const Model& model) {
 }
 
 struct Data {
-  int64_t batch = 2, length = 300;
+  int64_t batch, length;
   std::vector<uint8_t> tokens;
   std::vector<int32_t> targets;
   std::vector<float> weights;
 
-  Data() {
+  explicit Data(int64_t batch_ = 2, int64_t length_ = 300) : batch(batch_), length(length_) {
     Random random(11, RandomUse::kTest);
     for (int64_t i = 0; i < batch * length; ++i) {
       tokens.push_back(static_cast<uint8_t>(7 + random.below(5)));
@@ -207,10 +207,35 @@ TEST_P(CudaModel, GradientIsThatOfTheCpuInAnySegments) {
   const Gradient want = gradient(cpu, host_model, data, data.length);
   const Gradient whole = gradient(ctx, model, data, data.length);
   expect_same_gradient(whole, want, tolerance, "against the CPU");
-  for (const int64_t segment : {256, 100, 31}) {
+  for (const int64_t segment : {256, 100, 48, 31}) {
     const Gradient cut = gradient(ctx, model, data, segment);
     expect_same_gradient(cut, whole, type == DType::kF32 ? 2e-5 : tolerance,
                          "segment " + std::to_string(segment));
+  }
+}
+
+/// One sequence wide enough that its first reading takes several segments at once and keeps states
+/// within them for the second.
+TEST(CudaSegments, GradientIsThatOfOneSegment) {
+  GMAMBA_NEEDS_GPU();
+  ModelConfig config;
+  config.d_model = 256;
+  config.n_layers = 2;
+  config.dt_rank = 16;
+  constexpr int64_t kSegment = 2048;
+  const Data data(1, 5000);
+  Model host(config, Device{});
+  initialize(host.parameters(), config, 3);
+  const Model model = on_gpu(host);
+  for (const DType type : {DType::kF32, DType::kBF16}) {
+    const FirstSweep sweep = first_sweep(config, 1, data.length, kSegment, {kGpu, type});
+    EXPECT_EQ(sweep.length, 2 * kSegment);
+    EXPECT_EQ(sweep.mark_every, 16);
+    Context ctx(kGpu, {.activations = type});
+    const Gradient whole = gradient(ctx, model, data, data.length);
+    const Gradient cut = gradient(ctx, model, data, kSegment);
+    expect_same_gradient(cut, whole, type == DType::kF32 ? 2e-5 : 2e-2,
+                         std::string(to_string(type)));
   }
 }
 
