@@ -102,10 +102,10 @@ inline int64_t warp_channels(int64_t d_state) {
 /// exponential unit and the issue slots beside it as busy as they get.
 constexpr int kForwardBlocks = 3;
 
-/// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.08 times as long as
+/// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.04 times as long as
 /// twelve, and their chunks are longer and cheaper to summarise: twelve only where chunks are long.
 inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units) {
-  constexpr int64_t kLong = 5120;
+  constexpr int64_t kLong = 1344;
   const int64_t sms = multiprocessors(ctx);
   const Chunks full = cut_time(length, units, sms * 4 * kForwardBlocks);
   return full.count == 1 || full.length >= kLong ? full : cut_time(length, units, sms * 8);
@@ -212,7 +212,7 @@ void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) 
 template <bool kGradient>
 const int* choose_summary(Context& ctx, const SummaryArgs<bf16>& p) {
   constexpr int64_t kLong =
-      2560;  // the kernel on tensor cores is always faster with shorter chunks
+      3072;  // the kernel on tensor cores is always faster with shorter chunks
   if (kGradient || p.chunk_length < kLong) return nullptr;
   ChoiceArgs choice{p.A, p.A_stride, p.bias, p.chunk_length, p.d_inner, p.d_state, nullptr};
   choice.mma = ctx.arena().tensor(DType::kI32, {1}).as<int32_t, 1>().data;

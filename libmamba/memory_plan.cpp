@@ -38,32 +38,50 @@ int64_t forward_scratch(const ModelConfig& config, int64_t rows, const Arithmeti
                     "activations");
 }
 
-/// Kept per layer: residual and rstd (fp32), xz, x_dbl, scan states (fp32).
+/// Kept per layer: residual and rstd (fp32), x_dbl, scan states (fp32); on a CPU xz, on a GPU u and
+/// conv, which take longer to compute again for their bytes.
 int64_t saved_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
                     const Arithmetic& arithmetic) {
   const Widths w(config, arithmetic);
   const int64_t rows = checked_mul(batch, segment, "activations");
+  const int64_t own = arithmetic.device.is_cpu() ? 2 * w.e : w.d + w.e;
   const int64_t streams =
-      rows_bytes(rows, kFloat * (w.d + 1) + w.act * (2 * w.e + w.x_dbl), "activations");
+      rows_bytes(rows, kFloat * (w.d + 1) + w.act * (own + w.x_dbl), "activations");
   const int64_t states = rows_bytes(batch * scan_saved_states(segment, arithmetic.device),
                                     kFloat * w.scan_states, "activations");
   return checked_mul(config.n_layers, streams + states, "activations") +
          rows_bytes(rows, kFloat * (w.d + 1), "activations");
 }
 
-/// Scratch of Model::backward: dresidual (fp32), hidden, dhidden; dxz; dx_dbl; conv, delta, ddelta,
-/// y, dy (later u, du), dconv; on a GPU with narrow activations a copy of dresidual.
-int64_t backward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
+/// Scratch of Model::backward: dresidual (fp32), hidden, dhidden; dxz; dx_dbl; ddelta, y, dy (later
+/// u, du), dconv; what is computed again: on a CPU conv and delta, on a GPU delta and xz unless all
+/// layers keep theirs; with narrow activations a copy of dresidual.
+int64_t backward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic,
+                         int64_t extras) {
   const Widths w(config, arithmetic);
   const int64_t copies = arithmetic.activations == DType::kF32 ? 2 : 3;
-  return rows_bytes(rows, kFloat * w.d + w.act * (copies * w.d + 2 * w.e + w.x_dbl + 6 * w.e),
+  int64_t again = 2 * w.e;
+  if (!arithmetic.device.is_cpu()) {
+    again = (extras < config.n_layers ? w.e : 0) + (extras < 2 * config.n_layers ? 2 * w.e : 0);
+  }
+  return rows_bytes(rows,
+                    kFloat * w.d + w.act * (copies * w.d + 2 * w.e + w.x_dbl + 4 * w.e + again),
                     "activations");
 }
 
 /// The larger of the passes' scratch; logits and their gradient are gone before the backward pass.
-int64_t in_flight(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
+int64_t in_flight(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic,
+                  int64_t extras) {
   return std::max(forward_scratch(config, rows, arithmetic),
-                  backward_scratch(config, rows, arithmetic));
+                  backward_scratch(config, rows, arithmetic, extras));
+}
+
+/// What extras hold: delta of the first layers, then xz of the first.
+int64_t held_by_extras(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic,
+                       int64_t extras) {
+  const Widths w(config, arithmetic);
+  const int64_t deltas = std::min(extras, config.n_layers);
+  return rows_bytes(rows, w.act * w.e * (deltas + 2 * (extras - deltas)), "activations");
 }
 
 /// What kernels take from the arena: on a GPU the scan's partial sums of dB and dC over groups of
@@ -125,28 +143,38 @@ int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segme
                          const Arithmetic& arithmetic) {
   const int64_t rows = checked_mul(batch, segment, "activations");
   return checked_add(saved_bytes(config, batch, segment, arithmetic),
-                     checked_add(in_flight(config, rows, arithmetic),
+                     checked_add(in_flight(config, rows, arithmetic, 0),
                                  kernel_scratch(config, batch, rows, arithmetic), "activations"),
                      "activations");
 }
 
-int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
-                          const Arithmetic& arithmetic) {
-  const Widths w(config, arithmetic);
-  return rows_bytes(checked_mul(batch, segment, "activations"), w.act * (w.d + 2 * w.e),
-                    "activations");
+int64_t extras_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                     const Arithmetic& arithmetic, int64_t extras) {
+  if (arithmetic.device.is_cpu()) return 0;
+  const int64_t rows = checked_mul(batch, segment, "activations");
+  return held_by_extras(config, rows, arithmetic, extras) +
+         in_flight(config, rows, arithmetic, extras) - in_flight(config, rows, arithmetic, 0);
+}
+
+int64_t extras_in(int64_t room, const ModelConfig& config, int64_t batch, int64_t segment,
+                  const Arithmetic& arithmetic) {
+  if (arithmetic.device.is_cpu()) return 0;
+  int64_t extras = 2 * config.n_layers;
+  while (extras > 0 && extras_bytes(config, batch, segment, arithmetic, extras) > room) --extras;
+  return extras;
 }
 
 FirstSweep first_sweep(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
                        const Arithmetic& arithmetic) {
-  constexpr int64_t kTokens = int64_t{1} << 18;  // beyond, tokens get hardly cheaper
+  constexpr int64_t kTokens = int64_t{1} << 19;  // beyond, tokens get hardly cheaper
   FirstSweep sweep{.length = std::min(context, segment)};
   if (arithmetic.device.is_cpu() || context <= segment || batch == 0) return sweep;
   const int64_t later = training_scratch(config, batch, segment, arithmetic);
   // marks begin every segment, where the last inputs of the convolution lie in it
   if (segment % kScanSavedEveryGpu == 0 && segment >= config.d_conv - 1) {
-    const int64_t one =
-        forward_scratch(config, checked_mul(batch, segment, "activations"), arithmetic);
+    const int64_t rows = checked_mul(batch, segment, "activations");
+    const int64_t hidden = rows * config.d_model * size_of(arithmetic.activations);  // not wanted
+    const int64_t one = forward_scratch(config, rows, arithmetic) - hidden;
     const int64_t wanted =
         std::min(kTokens / (batch * segment), (later - (int64_t{96} << 20)) / one);
     sweep.length = segment * std::clamp<int64_t>(wanted, 1, pieces(context, segment) - 1);
@@ -174,7 +202,7 @@ void add_trained(MemoryPlan& plan, const ModelConfig& config) {
 
 /// Activations of a step whose gradient goes through the blocks.
 void add_activations(MemoryPlan& plan, const ModelConfig& config, int64_t batch, int64_t context,
-                     int64_t segment, const Arithmetic& arithmetic, int64_t whole_layers) {
+                     int64_t segment, const Arithmetic& arithmetic, int64_t extras) {
   const int64_t computed = std::min(context, segment);
   const int64_t rows = checked_mul(batch, computed, "activations");
   const int64_t borders = context > segment ? (context + computed - 1) / computed : 0;
@@ -185,36 +213,36 @@ void add_activations(MemoryPlan& plan, const ModelConfig& config, int64_t batch,
     plan.items.push_back({"states of the scan within segments", sweep.mark_bytes});
   }
   plan.items.push_back({"activations kept", saved_bytes(config, batch, computed, arithmetic)});
-  if (whole_layers > 0) {
-    plan.items.push_back(
-        {concat("more kept, ", whole_layers, " of ", config.n_layers, " layers"),
-         checked_mul(whole_layers, whole_layer_bytes(config, batch, computed, arithmetic),
-                     "activations")});
+  if (extras > 0) {
+    const int64_t deltas = std::min(extras, config.n_layers);
+    plan.items.push_back({concat("more kept: delta of ", deltas, ", projections of ",
+                                 extras - deltas, " of ", config.n_layers, " layers"),
+                          held_by_extras(config, rows, arithmetic, extras)});
   }
-  plan.items.push_back({"activations in flight", in_flight(config, rows, arithmetic)});
+  plan.items.push_back({"activations in flight", in_flight(config, rows, arithmetic, extras)});
   plan.items.push_back({"kernels' own", kernel_scratch(config, batch, rows, arithmetic)});
 }
 
 }  // namespace
 
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
-                         const Arithmetic& arithmetic, int64_t whole_layers) {
+                         const Arithmetic& arithmetic, int64_t extras) {
   const int64_t here = arithmetic.device.is_cpu() ? context : std::min(context, segment);
   MemoryPlan plan;
   add_trained(plan, config);
-  add_activations(plan, config, batch, context, segment, arithmetic, whole_layers);
+  add_activations(plan, config, batch, context, segment, arithmetic, extras);
   plan.items.push_back({"tokens, targets, weights",
                         checked_mul(checked_mul(batch, here, "tokens"), kTokenBytes, "tokens")});
   return plan;
 }
 
 MemoryPlan plan_sequence_training(const ModelConfig& config, int64_t batch, int64_t length,
-                                  int64_t segment, const Arithmetic& arithmetic,
-                                  int64_t whole_layers, bool backbone) {
+                                  int64_t segment, const Arithmetic& arithmetic, int64_t extras,
+                                  bool backbone) {
   MemoryPlan plan;
   add_trained(plan, config);
   if (backbone) {
-    add_activations(plan, config, batch, length, segment, arithmetic, whole_layers);
+    add_activations(plan, config, batch, length, segment, arithmetic, extras);
   } else {
     const int64_t rows = checked_mul(batch, std::min(length, segment), "activations");
     plan.items.push_back({"sequence state", SequenceState::bytes(config, batch)});
@@ -257,12 +285,11 @@ int64_t step_memory(int64_t max_memory, Device device) {
   return step_memory(max_memory, backend_for(device.kind).free_bytes(device.index));
 }
 
-int64_t whole_layers_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,
-                            int64_t segment, const Arithmetic& arithmetic) {
+int64_t extras_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,
+                      int64_t segment, const Arithmetic& arithmetic) {
   if (arithmetic.device.is_cpu()) return 0;
   const int64_t least = plan_training(config, batch, context, segment, arithmetic).total_bytes();
-  const int64_t layer = whole_layer_bytes(config, batch, std::min(context, segment), arithmetic);
-  return std::clamp<int64_t>((most - least) / std::max<int64_t>(1, layer), 0, config.n_layers);
+  return extras_in(most - least, config, batch, std::min(context, segment), arithmetic);
 }
 
 }  // namespace gmamba

@@ -58,9 +58,12 @@ MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segmen
 /// pass, what is in flight, and what kernels take themselves.
 int64_t training_scratch(const ModelConfig& config, int64_t batch, int64_t segment,
                          const Arithmetic& arithmetic);
-/// What one layer takes beyond that to keep what the backward pass would compute again.
-int64_t whole_layer_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
-                          const Arithmetic& arithmetic);
+/// On a GPU, what that and a number of `extras` (ForwardSaved) take beyond it.
+int64_t extras_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
+                     const Arithmetic& arithmetic, int64_t extras);
+/// The most extras that take no more than `room`; 0 on a CPU.
+int64_t extras_in(int64_t room, const ModelConfig& config, int64_t batch, int64_t segment,
+                  const Arithmetic& arithmetic);
 
 /// How the first reading of a sequence in segments goes on a GPU, from shapes alone: results depend
 /// on it in the last bits.
@@ -77,13 +80,13 @@ FirstSweep first_sweep(const ModelConfig& config, int64_t batch, int64_t context
                        const Arithmetic& arithmetic);
 
 /// A training step of (batch, context) tokens computed `segment` tokens at a time, on a GPU with
-/// `whole_layers` layers that keep everything.
+/// `extras` (ForwardSaved) kept.
 MemoryPlan plan_training(const ModelConfig& config, int64_t batch, int64_t context, int64_t segment,
-                         const Arithmetic& arithmetic = {}, int64_t whole_layers = 0);
+                         const Arithmetic& arithmetic = {}, int64_t extras = 0);
 /// The same for whole sequences with a task head; without the `backbone` the head alone is trained.
 MemoryPlan plan_sequence_training(const ModelConfig& config, int64_t batch, int64_t length,
                                   int64_t segment, const Arithmetic& arithmetic = {},
-                                  int64_t whole_layers = 0, bool backbone = true);
+                                  int64_t extras = 0, bool backbone = true);
 /// What a task head keeps of `batch` sequences while they are read.
 int64_t pooling_bytes(const ModelConfig& config, int64_t batch);
 /// Bytes of the input of `batch` such sequences on its way, on a GPU those of a segment.
@@ -96,8 +99,8 @@ int64_t scratch_within(int64_t most, const ModelConfig& config, int64_t input_by
 int64_t step_memory(int64_t max_memory, int64_t bytes);
 /// The same of what is free of a device now; 0 on a CPU.
 int64_t step_memory(int64_t max_memory, Device device);
-/// The most layers of a GPU's step that can keep everything within `most` bytes; 0 on a CPU.
-int64_t whole_layers_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,
-                            int64_t segment, const Arithmetic& arithmetic);
+/// The most extras of a GPU's step within `most` bytes; 0 on a CPU.
+int64_t extras_within(int64_t most, const ModelConfig& config, int64_t batch, int64_t context,
+                      int64_t segment, const Arithmetic& arithmetic);
 
 }  // namespace gmamba

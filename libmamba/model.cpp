@@ -8,15 +8,16 @@
 ///   delta = dt W_dt^T                                ddelta -> dx_dbl, dW_dt
 ///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
 ///   branch = y W_out^T                               dbranch -> dy, dW_out
-/// Kept for the backward pass: residual, rstd, xz, x_dbl and the scan's states; u, x', delta and y
-/// are cheap to compute again, and are where memory is short (y always).
+/// Kept for the backward pass: residual, rstd, x_dbl, the scan's states, and what costs most to
+/// compute again for its bytes: xz on a CPU, where products take the time, u and x' on a GPU, where
+/// memory traffic does. The rest is computed again where memory is short (y always).
 /// Activations are of the context's type. Parameters stay fp32; where activations are bf16, a call
 /// begins by rounding the matrices to a bf16 copy (their bytes are those of a few hundred tokens).
 /// The residual stream and its gradient are fp32, with a bf16 copy of the gradient for the
 /// products.
 #include "libmamba/model.h"
 
-#include <optional>
+#include <algorithm>
 #include <utility>
 
 #include "kernels/conv1d.h"
@@ -151,6 +152,15 @@ TensorView head_of(const TensorView& array, const Shape& shape) {
   return array.reshape({array.size()}).slice(0, 0, count).reshape(shape);
 }
 
+/// Scratch of the arena for an array that some block of `saved` lacks, or that no pass keeps.
+void take_lacking(Context& ctx, const ForwardSaved* saved, TensorView BlockSaved::*array,
+                  const Shape& shape, BlockSaved& scratch) {
+  const auto lacks = [&](const BlockSaved& block) { return (block.*array).empty(); };
+  if (saved == nullptr || std::any_of(saved->blocks.begin(), saved->blocks.end(), lacks)) {
+    scratch.*array = ctx.arena().tensor(ctx.activations(), shape);
+  }
+}
+
 /// The marks of a layer, or nothing.
 TensorView marks_of(const StatesPassed* states, int64_t layer) {
   if (states == nullptr || states->marks.empty()) return {};
@@ -192,7 +202,7 @@ struct Model::Pass {
   TensorView hidden;  // (B, L, D), or empty: the states alone
   int layer = -1;
   ForwardSaved* saved = nullptr;
-  int64_t whole_layers = 0;
+  int64_t extras = 0;
   const StatesPassed* passed = nullptr;  // written
   const StatesPassed* known = nullptr;   // read
 };
@@ -208,13 +218,12 @@ void Model::advance(Context& ctx, ConstTensorView tokens, SequenceState& state,
 }
 
 void Model::forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state,
-                           TensorView hidden, ForwardSaved& saved, int64_t whole_layers,
+                           TensorView hidden, ForwardSaved& saved, int64_t extras,
                            const StatesPassed& known) const {
-  run(ctx, tokens, state,
-      {.hidden = hidden, .saved = &saved, .whole_layers = whole_layers, .known = &known});
+  run(ctx, tokens, state, {.hidden = hidden, .saved = &saved, .extras = extras, .known = &known});
 }
 
-void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
+void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t extras,
                        ForwardSaved& saved) const {
   const Extents e(config_, batch, length);
   const DType type = ctx.activations();
@@ -223,14 +232,20 @@ void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whol
   for (BlockSaved& block : saved.blocks) {
     block.residual = arena.f32({e.rows, e.d_model});
     block.rstd = arena.f32({e.rows});
-    block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
     block.x_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
     block.states =
         arena.f32({e.batch, scan_saved_states(e.length, ctx.device()), e.d_inner, e.d_state});
-    if (whole_layers-- <= 0) continue;
+    const auto layer = &block - saved.blocks.data();
+    if (ctx.device().is_cpu()) {
+      block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
+      continue;
+    }
     block.u = arena.tensor(type, {e.rows, e.d_model});
     block.conv = arena.tensor(type, {e.rows, e.d_inner});
-    block.delta = arena.tensor(type, {e.rows, e.d_inner});
+    if (layer < extras) block.delta = arena.tensor(type, {e.rows, e.d_inner});
+    if (layer + config_.n_layers < extras) {
+      block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
+    }
   }
   saved.residual = arena.f32({e.rows, e.d_model});
   saved.rstd = arena.f32({e.rows});
@@ -264,7 +279,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
   const DType type = ctx.activations();
   const Shape stream_shape = {e.rows, e.d_model};
   // what must outlive this call is taken before the scope that frees the rest
-  if (saved != nullptr) take_saved(ctx, e.batch, e.length, pass.whole_layers, *saved);
+  if (saved != nullptr) take_saved(ctx, e.batch, e.length, pass.extras, *saved);
   const Arena::Scope scope(arena);
   // a pass that keeps writes the stream into what it keeps, one array per block; another updates
   // one array in place
@@ -273,15 +288,14 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
   };
   TensorView residual = saved != nullptr ? stream(0) : arena.f32(stream_shape);
   const TensorView branch = arena.tensor(type, stream_shape);
-  const TensorView u_scratch = arena.tensor(type, stream_shape);
-  TensorView xz_scratch, x_dbl_scratch;
-  if (saved == nullptr) {
-    xz_scratch = arena.tensor(type, {e.rows, 2 * e.d_inner});
-    x_dbl_scratch = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
-  }
-  const TensorView conv_scratch = arena.tensor(type, {e.rows, e.d_inner});
-  const TensorView delta_scratch = arena.tensor(type, {e.rows, e.d_inner});
-  const TensorView y = arena.tensor(type, {e.rows, e.d_inner});
+  const Shape inner_shape = {e.rows, e.d_inner};
+  BlockSaved scratch;  // for what a block doesn't keep
+  take_lacking(ctx, saved, &BlockSaved::u, stream_shape, scratch);
+  take_lacking(ctx, saved, &BlockSaved::xz, {e.rows, 2 * e.d_inner}, scratch);
+  take_lacking(ctx, saved, &BlockSaved::x_dbl, {e.rows, e.dt_rank + 2 * e.d_state}, scratch);
+  take_lacking(ctx, saved, &BlockSaved::conv, inner_shape, scratch);
+  take_lacking(ctx, saved, &BlockSaved::delta, inner_shape, scratch);
+  const TensorView y = arena.tensor(type, inner_shape);
   const Matrices matrices(ctx, values_);
   const TensorView A = arena.f32({e.d_inner, e.d_state});
   const TensorView tail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
@@ -295,10 +309,14 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
     matrices.replace(p, i);
     BlockSaved* keep = saved != nullptr ? &saved->blocks[static_cast<size_t>(i)] : nullptr;
     const bool moves = keep != nullptr && i > 0;
-    const bool whole = keep != nullptr && !keep->u.empty();
-    const TensorView u = whole ? keep->u : u_scratch;
-    const TensorView conv_out = whole ? keep->conv : conv_scratch;
-    const TensorView delta = whole ? keep->delta : delta_scratch;
+    const auto place = [&](TensorView BlockSaved::*array) {
+      return keep != nullptr && !(keep->*array).empty() ? keep->*array : scratch.*array;
+    };
+    const TensorView u = place(&BlockSaved::u);
+    const TensorView xz = place(&BlockSaved::xz);
+    const TensorView x_dbl = place(&BlockSaved::x_dbl);
+    const TensorView conv_out = place(&BlockSaved::conv);
+    const TensorView delta = place(&BlockSaved::delta);
     rms_norm_forward(ctx, {.residual = residual,
                            .branch = i == 0 ? ConstTensorView{} : ConstTensorView(branch),
                            .weight = p.norm,
@@ -307,8 +325,6 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                            .rstd = keep != nullptr ? keep->rstd : TensorView{},
                            .residual_out = moves ? keep->residual : TensorView{}});
     if (moves) residual = keep->residual;
-    const TensorView xz = keep != nullptr ? keep->xz : xz_scratch;
-    const TensorView x_dbl = keep != nullptr ? keep->x_dbl : x_dbl_scratch;
     linear_forward(ctx, u, p.in_proj, p.in_bias, xz);
     conv_projection_forward(ctx, {.x = e.x(xz),
                                   .weight = p.conv,
@@ -371,14 +387,16 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
   const TensorView dbranch = type == DType::kF32 ? dresidual : dbranch_copy;
   const TensorView dxz = arena.tensor(type, {e.rows, 2 * e.d_inner});
   const TensorView dx_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
-  const TensorView conv_scratch = arena.tensor(type, inner_shape);
-  const TensorView delta_scratch = arena.tensor(type, inner_shape);
+  BlockSaved scratch;  // for what a block doesn't keep
+  take_lacking(ctx, &saved, &BlockSaved::xz, {e.rows, 2 * e.d_inner}, scratch);
+  take_lacking(ctx, &saved, &BlockSaved::conv, inner_shape, scratch);
+  take_lacking(ctx, &saved, &BlockSaved::delta, inner_shape, scratch);
   const TensorView ddelta = arena.tensor(type, inner_shape);
   const TensorView y = arena.tensor(type, inner_shape);
   const TensorView dy = arena.tensor(type, inner_shape);
   const TensorView dconv = arena.tensor(type, inner_shape);
   // wanted when y and dy no longer are
-  const TensorView u_scratch = head_of(y, stream_shape);
+  scratch.u = head_of(y, stream_shape);
   const TensorView du = head_of(dy, stream_shape);
   const Matrices matrices(ctx, values_);
   const TensorView A = arena.f32({e.d_inner, e.d_state});
@@ -401,18 +419,22 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
     const BlockSaved& keep = saved.blocks[static_cast<size_t>(i)];
 
     // what the forward pass did not keep; the outgoing tail is not needed again
-    const bool whole = !keep.u.empty();
-    const TensorView u = whole ? keep.u : u_scratch;
-    const TensorView conv_out = whole ? keep.conv : conv_scratch;
-    const TensorView delta = whole ? keep.delta : delta_scratch;
-    if (!whole) {
-      conv1d_forward(ctx, {.x = e.x(keep.xz),
+    const auto place = [&](TensorView BlockSaved::*array) {
+      return (keep.*array).empty() ? scratch.*array : keep.*array;
+    };
+    const TensorView u = place(&BlockSaved::u);
+    const TensorView xz = place(&BlockSaved::xz);
+    const TensorView conv_out = place(&BlockSaved::conv);
+    const TensorView delta = place(&BlockSaved::delta);
+    if (keep.xz.empty()) linear_forward(ctx, u, p.in_proj, p.in_bias, xz);
+    if (keep.conv.empty()) {
+      conv1d_forward(ctx, {.x = e.x(xz),
                            .weight = p.conv,
                            .bias = p.conv_bias,
                            .tail_in = state_in.conv(i),
                            .y = e.sequence(conv_out)});
-      linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
     }
+    if (keep.delta.empty()) linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
     decay_rates_forward(ctx, p.A_log, A);
 
     linear_backward_input(ctx, dbranch, p.out_proj, dy);
@@ -425,7 +447,7 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                   .B = e.B(keep.x_dbl),
                                   .C = e.C(keep.x_dbl),
                                   .D = p.D,
-                                  .z = e.z(keep.xz),
+                                  .z = e.z(xz),
                                   .delta_bias = p.dt_bias,
                                   .saved_states = keep.states,
                                   .du = e.sequence(dconv),
@@ -446,7 +468,7 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
     conv_projection_backward(ctx, {.dy = e.sequence(dconv),
                                    .dprojected = dx_dbl,
                                    .dtail_out = dstate.conv(i),
-                                   .x = e.x(keep.xz),
+                                   .x = e.x(xz),
                                    .y = e.sequence(conv_out),
                                    .weight = p.conv,
                                    .bias = p.conv_bias,
@@ -458,7 +480,7 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                    .dbias = g.conv_bias,
                                    .dprojection = g.x_proj,
                                    .mode = GradMode::kAccumulate});
-    if (!whole) {
+    if (keep.u.empty()) {
       rms_norm_forward(ctx, {.residual = keep.residual,
                              .weight = p.norm,
                              .epsilon = static_cast<float>(config_.norm_epsilon),

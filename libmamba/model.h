@@ -24,16 +24,17 @@ namespace gmamba {
 struct BlockSaved {
   TensorView residual;  // (M, D) fp32 input of the norm
   TensorView rstd;      // (M)
-  TensorView xz;        // (M, 2E) in_proj output, in the type of the activations
-  TensorView x_dbl;     // (M, R+2N) x_proj output, likewise
+  TensorView x_dbl;     // (M, R+2N) x_proj output, in the type of the activations
   TensorView states;    // scan states
-  // kept where memory allows, else empty and computed again by the backward pass, to the same bits
-  TensorView u;      // (M, D) norm output
-  TensorView conv;   // (M, E) convolution's output
-  TensorView delta;  // (M, E) before bias and softplus
+  // likewise; what isn't kept is empty and computed again by the backward pass, to the same bits
+  TensorView u;      // (M, D) norm output: kept on a GPU
+  TensorView conv;   // (M, E) convolution's output: kept on a GPU
+  TensorView delta;  // (M, E) before bias and softplus: an extra
+  TensorView xz;     // (M, 2E) in_proj output: kept on a CPU, an extra on a GPU
 };
 
-/// What a forward pass over one segment keeps for its backward pass.
+/// What a forward pass over one segment keeps for its backward pass. On a GPU a number of extras
+/// goes into what memory is left: delta of the first layers; when all keep theirs, xz of the first.
 struct ForwardSaved {
   std::vector<BlockSaved> blocks;
   TensorView residual;  // (M, D) input of the final norm
@@ -76,10 +77,10 @@ class Model {
                const StatesPassed& passed, TensorView hidden = {}) const;
 
   /// As forward, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
-  /// enclosing scope ends); the first `whole_layers` layers keep what backward would compute again.
+  /// enclosing scope ends); with so many `extras`.
   /// Marks of an earlier pass over these tokens (`known`) make it cheaper.
   void forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
-                      ForwardSaved& saved, int64_t whole_layers = 0,
+                      ForwardSaved& saved, int64_t extras = 0,
                       const StatesPassed& known = {}) const;
 
   /// Adds the gradients of all backbone parameters to `gradients`. `state_in` is the state before
@@ -104,7 +105,7 @@ class Model {
  private:
   struct Pass;
   void run(Context& ctx, ConstTensorView tokens, SequenceState& state, const Pass& pass) const;
-  void take_saved(Context& ctx, int64_t batch, int64_t length, int64_t whole_layers,
+  void take_saved(Context& ctx, int64_t batch, int64_t length, int64_t extras,
                   ForwardSaved& saved) const;
 
   ModelConfig config_;

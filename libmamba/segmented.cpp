@@ -115,7 +115,7 @@ class Sweep {
 
 /// Makes one block for the scratch of a step of `count` segments, so that tens of gigabytes aren't
 /// gathered from blocks with gaps between them; on a GPU at most `most` bytes when not 0. Returns
-/// how many layers can keep everything in what is left there; results don't depend on it.
+/// how many extras can be kept in what is left there; results don't depend on it.
 int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, int64_t segment,
                         int64_t count, int64_t marks, int64_t of_loss, int64_t most) {
   const Arithmetic arithmetic{ctx.device(), ctx.activations()};
@@ -127,13 +127,11 @@ int64_t reserve_scratch(Context& ctx, const ModelConfig& config, int64_t batch, 
     ctx.arena().reserve(least + least / 64 + (int64_t{1} << 16));
     return 0;
   }
-  const int64_t layer = whole_layer_bytes(config, batch, segment, arithmetic);
   const int64_t room =
       most > 0 ? most : std::max(ctx.arena().largest_block(), step_memory(0, ctx.device()));
-  const int64_t whole =
-      std::clamp<int64_t>((room - least) / std::max<int64_t>(1, layer), 0, config.n_layers);
-  ctx.arena().reserve(least + whole * layer);
-  return whole;
+  const int64_t extras = extras_in(room - least, config, batch, segment, arithmetic);
+  ctx.arena().reserve(least + extras_bytes(config, batch, segment, arithmetic, extras));
+  return extras;
 }
 
 }  // namespace
@@ -157,7 +155,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
   }
   // a loss that sees the whole sequence sees it by segments
   if (loss.needs_whole_sequence()) cut.length = std::min(length, segment);
-  const int64_t whole_layers =
+  const int64_t extras =
       backbone ? reserve_scratch(ctx, model.config(), batch, std::min(length, segment), count,
                                  cut.mark_bytes, loss.scratch_bytes(), options.most_scratch)
                : 0;
@@ -216,7 +214,7 @@ void segmented_gradient(Context& ctx, const Model& model, ConstTensorView tokens
     }
     ForwardSaved saved;
     const StatesPassed known = once ? StatesPassed{} : sweep->within(i, i + 1);
-    model.forward_saving(ctx, piece, after, hidden, saved, whole_layers, known);
+    model.forward_saving(ctx, piece, after, hidden, saved, extras, known);
     if (i + 1 == count && options.end != nullptr) options.end->assign(ctx, after);
     if (once && loss.needs_whole_sequence()) {
       loss.observe(ctx, 0, hidden);

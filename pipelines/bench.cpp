@@ -217,7 +217,8 @@ void bench(const BenchOptions& options, Job& job) {
       "\nfloor: the bytes, products and exponentials that no implementation avoids, at these "
       "rates;\nmedians of ",
       options.repeats,
-      "; longer than --tokens: one timing\nmemory: parameters, gradients, moments, states and "
+      "; longer than --tokens: at most three timings\nmemory: parameters, gradients, moments, "
+      "states and "
       "scratch held at the end\n");
   for (const BenchRow& row : rows) {
     if (row.planned == 0) continue;

@@ -39,9 +39,9 @@ MemoryPlan plan_batch(const Given& g, int64_t rows, int64_t length, int64_t segm
                       int64_t device_bytes) {
   const Arithmetic& arithmetic = g.machine.arithmetic;
   const bool backbone = !g.options.freeze;
-  const auto plan_of = [&](int64_t whole_layers) {
+  const auto plan_of = [&](int64_t extras) {
     MemoryPlan plan =
-        plan_sequence_training(g.config, rows, length, segment, arithmetic, whole_layers, backbone);
+        plan_sequence_training(g.config, rows, length, segment, arithmetic, extras, backbone);
     if (!g.cpu()) {
       plan.items.push_back({"input on its way", kSlotsBeforeUse * plan.items.back().bytes});
     }
@@ -49,9 +49,8 @@ MemoryPlan plan_batch(const Given& g, int64_t rows, int64_t length, int64_t segm
   };
   const MemoryPlan least = plan_of(0);
   if (g.cpu() || !backbone) return least;
-  const int64_t layer = whole_layer_bytes(g.config, rows, std::min(length, segment), arithmetic);
-  return plan_of(std::clamp<int64_t>(
-      (device_bytes - least.total_bytes()) / std::max<int64_t>(1, layer), 0, g.config.n_layers));
+  return plan_of(extras_in(device_bytes - least.total_bytes(), g.config, rows,
+                           std::min(length, segment), arithmetic));
 }
 
 FinetunePlan plan_cut(const Given& g, int64_t segment) {

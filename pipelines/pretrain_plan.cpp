@@ -36,10 +36,10 @@ PretrainStage stage_of_context(const PretrainOptions& options, const ModelConfig
 MemoryPlan memory_of(const PretrainStage& stage, const PretrainOptions& options,
                      const ModelConfig& config, const Arithmetic& arithmetic,
                      int64_t device_bytes) {
-  const int64_t whole = whole_layers_within(device_bytes - stage.extra_bytes, config, stage.rows,
-                                            stage.context, stage.segment, arithmetic);
+  const int64_t extras = extras_within(device_bytes - stage.extra_bytes, config, stage.rows,
+                                       stage.context, stage.segment, arithmetic);
   MemoryPlan plan =
-      plan_training(config, stage.rows, stage.context, stage.segment, arithmetic, whole);
+      plan_training(config, stage.rows, stage.context, stage.segment, arithmetic, extras);
   if (stage.extra_bytes > 0) {
     plan.items.push_back({options.carry ? "carried states, input on its way" : "input on its way",
                           stage.extra_bytes});

@@ -195,7 +195,6 @@ class CudaScanRunner {
       const auto first = all.begin() + (b * (count + 2) + 1) * state;
       out.marks.insert(out.marks.end(), first, first + count * state);
     }
-    out.truth = states_at_marks(in_, every);
     prepare();
     args = forward_args(0, length_);
     args.state_out = state_out;

@@ -279,7 +279,7 @@ TEST_P(CudaModel, TrainsAsOnTheCpu) {
 }
 
 struct Step {
-  int64_t batch, context, segment, whole_layers;
+  int64_t batch, context, segment, extras;
 };
 
 /// The memory that a step really holds, beside its plan.
@@ -290,15 +290,15 @@ TEST(CudaMemory, IsThatOfThePlan) {
   config.n_layers = 3;
   config.dt_rank = 16;
   const Arithmetic arithmetic{kGpu, DType::kBF16};
-  for (const Step& step : {Step{1, 131072, 131072, 0}, Step{1, 131072, 131072, 3},
-                           Step{128, 1024, 1024, 1}, Step{1, 262144, 65536, 2}}) {
+  for (const Step& step : {Step{1, 131072, 131072, 0}, Step{1, 131072, 131072, 6},
+                           Step{128, 1024, 1024, 2}, Step{1, 262144, 65536, 4}}) {
     SCOPED_TRACE(testing::Message() << step.batch << " x " << step.context << ", segment "
-                                    << step.segment << ", whole layers " << step.whole_layers);
-    const MemoryPlan plan = plan_training(config, step.batch, step.context, step.segment,
-                                          arithmetic, step.whole_layers);
-    EXPECT_EQ(whole_layers_within(plan.total_bytes(), config, step.batch, step.context,
-                                  step.segment, arithmetic),
-              step.whole_layers);
+                                    << step.segment << ", extras " << step.extras);
+    const MemoryPlan plan =
+        plan_training(config, step.batch, step.context, step.segment, arithmetic, step.extras);
+    EXPECT_EQ(extras_within(plan.total_bytes(), config, step.batch, step.context, step.segment,
+                            arithmetic),
+              step.extras);
     Context ctx(kGpu, {.activations = DType::kBF16});
     Model host(config, Device{});
     initialize(host.parameters(), config, 3);
@@ -362,12 +362,12 @@ TEST(CudaMemory, IsThatOfThePlanForWholeSequences) {
   initialize(base.parameters(), config, 3);
   const Model host = with_task(base, TaskKind::kClassification, {"a", "b"}, PoolMode::kMax, 3);
   const Arithmetic arithmetic{kGpu, DType::kBF16};
-  for (const Step& step : {Step{64, 2048, 131072, 0}, Step{64, 2048, 131072, 2},
-                           Step{1, 262144, 65536, 1}, Step{512, 128, 131072, 3}}) {
+  for (const Step& step : {Step{64, 2048, 131072, 0}, Step{64, 2048, 131072, 5},
+                           Step{1, 262144, 65536, 1}, Step{512, 128, 131072, 6}}) {
     SCOPED_TRACE(testing::Message() << step.batch << " x " << step.context << ", segment "
-                                    << step.segment << ", whole layers " << step.whole_layers);
+                                    << step.segment << ", extras " << step.extras);
     const MemoryPlan plan = plan_sequence_training(host.config(), step.batch, step.context,
-                                                   step.segment, arithmetic, step.whole_layers);
+                                                   step.segment, arithmetic, step.extras);
     Context ctx(kGpu, {.activations = DType::kBF16});
     Trainer trainer(ctx, on_gpu(host), {});
     trainer.limit_scratch(
