@@ -128,7 +128,8 @@ std::vector<FittingSetting> fitting_settings(const PretrainOptions& options,
   return found;
 }
 
-/// Of a new run to which no --segment was given.
+/// Of a new run to which no --segment was given: the usual cut, halved until it fits, and half as
+/// much again where that fits too.
 PretrainPlan plan_usual_cut(const PretrainOptions& options, const ModelConfig& config,
                             const Machine& machine) {
   const MemoryLimit limit = lasting_limit(options.common.max_memory, machine);
@@ -138,7 +139,9 @@ PretrainPlan plan_usual_cut(const PretrainOptions& options, const ModelConfig& c
     computed /= 2;
     plan = plan_cut(options, config, machine, computed);
   }
-  return plan;
+  if (computed == default_training_segment(machine.arithmetic.device)) return plan;
+  PretrainPlan larger = plan_cut(options, config, machine, computed + computed / 2);
+  return limit.allows(plan.memory) && limit.allows(larger.memory) ? larger : plan;
 }
 
 }  // namespace
