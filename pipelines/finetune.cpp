@@ -81,6 +81,7 @@ class Finetuning {
                                  : Trainer(*ctx_, first_model(), optimizer, trained);
     base_.reset();
     trainer.limit_scratch(plan_.scratch_bytes);
+    idle_share_.emplace(ctx_->device());
     feed_.emplace(*ctx_, *source_, tokenizer_, options_, plan_.segment, next_draw_);
     log_line(job_.log, LogLevel::kInfo,
              concat("training on ", format_count(source_->epoch_size()), " sequences a pass, ",
@@ -211,6 +212,7 @@ class Finetuning {
                                ctx_->device());
       line.erase("bits_per_base");  // a loss over labels, not bases
       line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
+      idle_share_->add_to(line);
       run.metrics(line);
     }
     if (report.step % options_.training.eval_interval(steps_) == 0 || last) {
@@ -362,6 +364,7 @@ class Finetuning {
   FinetunePlan plan_;
   std::optional<FinetuneFeed> feed_;
   WaitShare wait_share_;
+  std::optional<IdleShare> idle_share_;
   uint64_t next_draw_ = 0;
   int64_t tokens_ = 0;
   std::optional<double> best_loss_;

@@ -181,6 +181,7 @@ class Pretraining {
     TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
                     fingerprint(options_, plan_, *genome_), job_.log);
     std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
+    idle_share_.emplace(ctx_->device());
     feed_.emplace(*ctx_, config_, *genome_, *tokenizer_, split_, options_, plan_,
                   checkpoint ? checkpoint->step : 0, checkpoint ? &*checkpoint : nullptr);
     const OptimizerOptions optimizer = options_.training.optimizer(plan_.steps);
@@ -256,6 +257,7 @@ class Pretraining {
       Json line = step_metrics(report, feed_->tokens(), rate, ctx_->device());
       line["context"] = feed_->context();
       line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
+      idle_share_->add_to(line);
       run.metrics(line);
     }
     if (report.step % options_.training.eval_interval(plan_.steps) == 0 && !last) {
@@ -346,6 +348,7 @@ class Pretraining {
   ModelConfig config_;
   std::optional<PretrainFeed> feed_;
   WaitShare wait_share_;
+  std::optional<IdleShare> idle_share_;
 };
 
 }  // namespace

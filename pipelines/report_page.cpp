@@ -176,6 +176,7 @@ std::string curves(const Json& record, const std::vector<Json>& metrics) {
   html += one_curve(metrics, "Speed", "tokens per second", "tokens_per_second", 0);
   html += memory_curves(metrics);
   html += one_curve(metrics, "Waiting for input", "share of the time", "input_wait", 4);
+  html += one_curve(metrics, "GPU idle", "share of the time", "gpu_idle", 5);
   html += one_curve(metrics, "Context", "tokens", "context", 1);
   return html + "</div>\n";
 }

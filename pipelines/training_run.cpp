@@ -191,6 +191,15 @@ Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_se
   return line;
 }
 
+IdleShare::IdleShare(Device device) : device_(device) {
+  backend_for(device_.kind).busy_share(device_.index, since_);
+}
+
+void IdleShare::add_to(Json& line) {
+  const auto busy = backend_for(device_.kind).busy_share(device_.index, since_);
+  if (busy) line["gpu_idle"] = 1 - *busy;
+}
+
 double WaitShare::since(double step_seconds, double waited_seconds) {
   const double seconds = step_seconds - std::exchange(step_seconds_, step_seconds);
   const double waited = waited_seconds - std::exchange(waited_seconds_, waited_seconds);

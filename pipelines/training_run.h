@@ -119,6 +119,20 @@ class TrainingRun {
 Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
                   Device device);
 
+/// How long a GPU had nothing to do, as its driver sees it.
+class IdleShare {
+ public:
+  /// Counts from now on.
+  explicit IdleShare(Device device);
+  /// Adds `gpu_idle` to a line of metrics: the share since the last call. Nothing on a CPU, or
+  /// where the driver does not say.
+  void add_to(Json& line);
+
+ private:
+  Device device_;
+  uint64_t since_ = 0;
+};
+
 /// Share of the steps since the last call in which compute waited for input; of the sums over all
 /// steps that a feed keeps.
 class WaitShare {

@@ -9,6 +9,7 @@
 
 #include "libmamba/core/device.h"
 #include "libmamba/core/error.h"
+#include "libmamba/core/gpu_use.h"
 #include "libmamba/core/text.h"
 
 namespace gmamba::detail {
@@ -111,6 +112,13 @@ class CudaBackend final : public Backend {
 
   int64_t free_bytes(int index) const override { return memory_info(index).first; }
   int64_t total_bytes(int index) const override { return memory_info(index).second; }
+  std::optional<double> busy_share(int index, uint64_t& since) const override {
+    char bus_id[32] = {};
+    check(cudaDeviceGetPCIBusId(bus_id, sizeof bus_id,
+                                inventory().ordinals[static_cast<size_t>(index)]),
+          "asking for the place of a GPU");
+    return gpu_busy_share(bus_id, since);
+  }
 
   void release(int index, void* data) noexcept override {
     note_released(index, data);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -59,6 +60,10 @@ class Backend {
   /// Bytes that could be allocated now, and that the device has; 0 where that isn't known.
   virtual int64_t free_bytes(int index) const = 0;
   virtual int64_t total_bytes(int index) const = 0;
+  /// Share, 0 to 1, of the time since `since` in which the device was at work, as its driver
+  /// samples it; `since` (0 at first) moves on. Empty where no driver says, or it has no newer
+  /// sample.
+  virtual std::optional<double> busy_share(int /*index*/, uint64_t& /*since*/) const { return {}; }
 
   /// Host memory that a device reads and writes by itself (page-locked for a GPU), so that copies
   /// run while the host goes on. At least 64-byte aligned.

@@ -62,7 +62,7 @@ TEST(PretrainPlans, AFreshRunIsCutByTheWholeGpuNotByWhatIsFree) {
       plan_training(config_of(options), 1, 1 << 20, alone.computed, gpu(0, 0).arithmetic)
           .total_bytes();
   // as long as it fits at all, other programs change what is kept and not how the run is cut
-  for (const int64_t free : {22 * kGiB, 18 * kGiB, least + kGiB / 4}) {
+  for (const int64_t free : {22 * kGiB, 20 * kGiB, least + kGiB / 4}) {
     const PretrainPlan beside = plan(options, gpu(24 * kGiB, free));
     EXPECT_EQ(beside.computed, alone.computed) << free;
     EXPECT_EQ(beside.last().segment, alone.last().segment);

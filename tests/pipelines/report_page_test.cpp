@@ -112,6 +112,9 @@ TEST(ReportPage, ShowsMemoryOfTheDeviceContextAndWaiting) {
   for (Json& line : metrics) line["gpu_used_bytes"] = int64_t{1} << 33;
   EXPECT_NE(report_page("my run", record_of_a_run(), metrics).find("GPU memory in use"),
             std::string::npos);
+  EXPECT_EQ(page.find("GPU idle"), std::string::npos) << "no driver said";
+  for (Json& line : metrics) line["gpu_idle"] = 0.02;
+  EXPECT_NE(report_page("my run", record_of_a_run(), metrics).find("GPU idle"), std::string::npos);
 }
 
 TEST(ReportPage, IsSelfContainedAndEscapesWhatFilesSay) {
