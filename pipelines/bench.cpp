@@ -100,8 +100,6 @@ void BenchOptions::validate() const {
           "--tokens must be at most 2^30");
   require(stream >= 0 && train >= 0 && stream <= (int64_t{1} << 36) && train <= (int64_t{1} << 31),
           ErrorKind::kUsage, "--stream takes at most 2^36 tokens, --train at most 2^31");
-  require(common.max_memory == 0 || train > 0, ErrorKind::kUsage,
-          "--max-memory bounds the step of --train, which isn't given");
   require(repeats >= 1 && repeats <= 10000, ErrorKind::kUsage, "--repeats must be 1 to 10000");
 }
 

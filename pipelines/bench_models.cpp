@@ -267,6 +267,8 @@ std::vector<BenchRow> bench_models(Device device, const ContextOptions& context,
       if (error.kind() != ErrorKind::kUsage) throw;
       left_out.push_back(concat("training step 1 x ", options.train, ": ", error.message()));
     }
+  } else if (options.max_memory > 0) {
+    left_out.push_back("training step within --max-memory: --train says of how many tokens");
   }
   return rows;
 }

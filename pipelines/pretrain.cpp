@@ -187,6 +187,7 @@ class Pretraining {
     const OptimizerOptions optimizer = options_.training.optimizer(plan_.steps);
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
                                  : Trainer(*ctx_, first_model(), optimizer);
+    init_.reset();  // a copy of the model in the host's memory
     say_plan(trainer);
     job_.record.set_result("planned_steps", plan_.steps);
     job_.record.set_result("planned_memory_bytes", plan_.memory.total_bytes());

@@ -84,7 +84,7 @@ class DeviceRows {
     return value;
   }
 
- private:
+  /// Values that are numbers of `dtype`, in it.
   static Tensor host_copy(const std::vector<float>& values, DType dtype) {
     Tensor host({}, dtype, {static_cast<int64_t>(values.size())});
     if (dtype == DType::kF32) {
@@ -101,6 +101,7 @@ class DeviceRows {
     return host;
   }
 
+ private:
   Context* ctx_ = nullptr;
   int64_t width_ = 0, gap_ = 0;
   Tensor owner_;

@@ -78,8 +78,58 @@ class SelectiveScanCuda : public testing::Test {
   /// The exponential unit's relative error is 2^-22; a state of memory m gathers m of them.
   static constexpr double kFloor = 4e-6;
 
+  /// (1, length, width) on the device in which `values`, (1, L, width), repeat; or nothing in it.
+  TensorView rows(DType dtype, int64_t length, int64_t width, std::vector<float> values) {
+    const TensorView view = owners_.emplace_back(ctx().make(dtype, {1, length, width})).view();
+    if (values.empty()) return view;
+    round_to(dtype, values);
+    const Tensor source = DeviceRows::host_copy(values, dtype);
+    const int64_t period = source.size() / width;
+    const ConstTensorView all = source.view().reshape({1, period, width});
+    for (int64_t i = 0; i < length; i += period) {
+      const int64_t count = std::min(period, length - i);
+      ctx().upload(all.slice(1, 0, count), view.slice(1, i, i + count));
+    }
+    return view;
+  }
+  TensorView fixed(const Shape& shape, const std::vector<float>& values) {
+    const TensorView view = owners_.emplace_back(ctx().make(DType::kF32, shape)).view();
+    if (!values.empty()) ctx().upload(owned(shape, values), view);
+    return view;
+  }
+  std::vector<float> download(ConstTensorView view) {
+    Tensor host({}, view.dtype, view.shape());
+    ctx().download(view, host);
+    std::vector<float> values;
+    for (int64_t i = 0; i < host.size(); ++i) values.push_back(DeviceRows::element(host, i));
+    return values;
+  }
+
  private:
   std::unique_ptr<Context> ctx_;
+  std::vector<Tensor> owners_;
+};
+
+/// A problem of 512 channels x 16 states whose data repeat every 8,229 positions.
+struct LongProblem {
+  static constexpr int64_t kChannels = 512, kStates = 16;
+  Inputs table = scan_inputs({1, 8192 + 37, kChannels, kStates});
+  std::vector<float> raw = table.delta;  // small, of one sign nearly everywhere
+  std::vector<float> rates = std::vector<float>(static_cast<size_t>(kChannels * kStates));
+
+  LongProblem() {
+    for (float& value : raw) value = 0.3F * (value + 2.5F);
+    for (size_t i = 0; i < rates.size(); ++i) rates[i] = -1.0F - static_cast<float>(i % kStates);
+  }
+  /// Memories from ten positions to beyond a chunk, channels in the order of `rank`.
+  template <class Rank>
+  static std::vector<float> bias(Rank&& rank) {
+    std::vector<float> values;
+    for (int64_t e = 0; e < kChannels; ++e) {
+      values.push_back(-9.0F + static_cast<float>(rank(e)) / 64);
+    }
+    return values;
+  }
 };
 
 void expect_same(const ScanRun& a, const ScanRun& b, double tolerance) {
@@ -275,65 +325,28 @@ TEST_F(SelectiveScanCuda, NanIsNotHiddenBySummaries) {
 /// Chunks of the forward pass so long that the device chooses how to summarise them, in every order
 /// of channels that matters to the choice, against segments whose chunks are short.
 TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
-  constexpr int64_t kLength = 393216;
-  constexpr int64_t kSegment = 24576;
-  constexpr int64_t kChannels = 512;
-  constexpr int64_t kStates = 16;
-  constexpr int64_t kTable = 8192 + 37;  // positions after which the data repeat
-  const Inputs table = scan_inputs({1, kTable, kChannels, kStates});
-  std::vector<Tensor> owners;
-  const auto rows = [&](int64_t width, std::vector<float> values) {
-    const TensorView view =
-        owners.emplace_back(ctx().make(DType::kBF16, {1, kLength, width})).view();
-    if (values.empty()) return view;
-    round_to(DType::kBF16, values);
-    Tensor source({}, DType::kBF16, {1, kTable, width});
-    for (size_t i = 0; i < values.size(); ++i) {
-      uint32_t bits;
-      std::memcpy(&bits, &values[i], sizeof bits);
-      source.host<bf16>()[i].bits = static_cast<uint16_t>(bits >> 16);
-    }
-    for (int64_t i = 0; i < kLength; i += kTable) {
-      const int64_t count = std::min(kTable, kLength - i);
-      ctx().upload(source.view().slice(1, 0, count), view.slice(1, i, i + count));
-    }
-    return view;
-  };
-  const auto fixed = [&](const Shape& shape, const std::vector<float>& values) -> TensorView {
-    const TensorView view = owners.emplace_back(ctx().make(DType::kF32, shape)).view();
-    ctx().upload(owned(shape, values), view);
-    return view;
-  };
-  const auto download = [&](ConstTensorView view) {
-    Tensor host({}, view.dtype, view.shape());
-    ctx().download(view, host);
-    std::vector<float> values;
-    for (int64_t i = 0; i < host.size(); ++i) values.push_back(DeviceRows::element(host, i));
-    return values;
-  };
-  std::vector<float> rates(static_cast<size_t>(kChannels * kStates));
-  for (size_t i = 0; i < rates.size(); ++i) rates[i] = -1.0F - static_cast<float>(i % kStates);
-  std::vector<float> raw = table.delta;
-  for (float& value : raw) value = 0.3F * (value + 2.5F);
+  constexpr int64_t kLength = 655360;
+  constexpr int64_t kSegment = 32768;
+  constexpr int64_t kChannels = LongProblem::kChannels;
+  constexpr int64_t kStates = LongProblem::kStates;
+  constexpr DType kType = DType::kBF16;
+  const LongProblem problem;
   SelectiveScanForward whole;
-  whole.u = rows(kChannels, table.u);
-  whole.delta = rows(kChannels, raw);
-  whole.z = rows(kChannels, table.z);
-  whole.B = rows(kStates, table.B);
-  whole.C = rows(kStates, table.C);
-  whole.A = fixed({kChannels, kStates}, rates);
-  whole.y = rows(kChannels, {});
-  const TensorView y = rows(kChannels, {});
+  whole.u = rows(kType, kLength, kChannels, problem.table.u);
+  whole.delta = rows(kType, kLength, kChannels, problem.raw);
+  whole.z = rows(kType, kLength, kChannels, problem.table.z);
+  whole.B = rows(kType, kLength, kStates, problem.table.B);
+  whole.C = rows(kType, kLength, kStates, problem.table.C);
+  whole.A = fixed({kChannels, kStates}, problem.rates);
+  whole.y = rows(kType, kLength, kChannels, {});
+  const TensorView y = rows(kType, kLength, kChannels, {});
   const std::vector<float> zeros(static_cast<size_t>(kChannels * kStates));
   const auto shuffled = [](int64_t e) { return e * 37 % kChannels; };
   const auto in_order = [](int64_t e) { return e; };
   const auto all_slow = [](int64_t) { return int64_t{32}; };
   const auto check = [&](const char* name, auto&& rank) {
     SCOPED_TRACE(name);
-    std::vector<float> bias;
-    for (int64_t e = 0; e < kChannels; ++e)
-      bias.push_back(-9.0F + static_cast<float>(rank(e)) / 64);
-    whole.delta_bias = fixed({kChannels}, bias);
+    whole.delta_bias = fixed({kChannels}, LongProblem::bias(rank));
     whole.state_out = fixed({1, kChannels, kStates}, zeros);
     selective_scan_forward(ctx(), whole);
     SelectiveScanForward part = whole;
@@ -368,44 +381,25 @@ TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
 /// of half as long chunks, which go in one. Memories from ten positions to beyond a chunk.
 TEST_F(SelectiveScanCuda, GradientsOfLongChunksMatchThoseOfShortOnes) {
   constexpr int64_t kLength = 131072;
-  constexpr int64_t kChannels = 512;
-  constexpr int64_t kStates = 16;
-  constexpr int64_t kTable = 8192 + 37;  // positions after which the data repeat
-  const Inputs table = scan_inputs({1, kTable, kChannels, kStates});
-  std::vector<Tensor> owners;
-  const auto rows = [&](int64_t width, const std::vector<float>& values) {
-    const TensorView view =
-        owners.emplace_back(ctx().make(DType::kF32, {1, kLength, width})).view();
-    if (values.empty()) return view;
-    const Tensor source = owned({1, kTable, width}, values);
-    for (int64_t i = 0; i < kLength; i += kTable) {
-      const int64_t count = std::min(kTable, kLength - i);
-      ctx().upload(source.view().slice(1, 0, count), view.slice(1, i, i + count));
-    }
-    return view;
+  constexpr int64_t kChannels = LongProblem::kChannels;
+  constexpr int64_t kStates = LongProblem::kStates;
+  const LongProblem problem;
+  const auto given = [&](int64_t width, const std::vector<float>& values) {
+    return rows(DType::kF32, kLength, width, values);
   };
-  const auto fixed = [&](const Shape& shape, const std::vector<float>& values) -> TensorView {
-    const TensorView view = owners.emplace_back(ctx().make(DType::kF32, shape)).view();
-    if (!values.empty()) ctx().upload(owned(shape, values), view);
-    return view;
-  };
-  std::vector<float> bias(static_cast<size_t>(kChannels));
-  std::vector<float> rates(static_cast<size_t>(kChannels * kStates));
-  for (size_t e = 0; e < bias.size(); ++e) bias[e] = -9.0F + static_cast<float>(e * 37 % 512) / 64;
-  for (size_t i = 0; i < rates.size(); ++i) rates[i] = -1.0F - static_cast<float>(i % kStates);
-  std::vector<float> raw = table.delta;
-  for (float& value : raw) value = 0.3F * (value + 2.5F);
+  const auto wanted = [&](int64_t width) { return given(width, {}); };
   SelectiveScanForward f;
   SelectiveScanBackward g;
-  f.u = g.u = rows(kChannels, table.u);
-  f.delta = g.delta = rows(kChannels, raw);
-  f.z = g.z = rows(kChannels, table.z);
-  f.B = g.B = rows(kStates, table.B);
-  f.C = g.C = rows(kStates, table.C);
-  g.dy = rows(kChannels, table.dy);
-  f.A = g.A = fixed({kChannels, kStates}, rates);
-  f.delta_bias = g.delta_bias = fixed({kChannels}, bias);
-  f.y = rows(kChannels, {});
+  f.u = g.u = given(kChannels, problem.table.u);
+  f.delta = g.delta = given(kChannels, problem.raw);
+  f.z = g.z = given(kChannels, problem.table.z);
+  f.B = g.B = given(kStates, problem.table.B);
+  f.C = g.C = given(kStates, problem.table.C);
+  g.dy = given(kChannels, problem.table.dy);
+  f.A = g.A = fixed({kChannels, kStates}, problem.rates);
+  f.delta_bias = g.delta_bias =
+      fixed({kChannels}, LongProblem::bias([](int64_t e) { return e * 37 % kChannels; }));
+  f.y = wanted(kChannels);
   const int64_t saved = scan_saved_states(kLength, ctx().device());
   f.saved_states = fixed({1, saved, kChannels, kStates}, {});
   selective_scan_forward(ctx(), f);
@@ -423,9 +417,9 @@ TEST_F(SelectiveScanCuda, GradientsOfLongChunksMatchThoseOfShortOnes) {
         g.saved_states.slice(1, begin / kScanSavedEveryGpu, end / kScanSavedEveryGpu);
     part.du = du.slice(1, begin, end);
     part.ddelta = ddelta.slice(1, begin, end);
-    const TensorView dz = rows(kChannels, {});
-    const TensorView dB = rows(kStates, {});
-    const TensorView dC = rows(kStates, {});
+    const TensorView dz = wanted(kChannels);
+    const TensorView dB = wanted(kStates);
+    const TensorView dC = wanted(kStates);
     part.dz = dz.slice(1, begin, end);
     part.dB = dB.slice(1, begin, end);
     part.dC = dC.slice(1, begin, end);
@@ -434,19 +428,14 @@ TEST_F(SelectiveScanCuda, GradientsOfLongChunksMatchThoseOfShortOnes) {
     selective_scan_backward(ctx(), part);
     return part.dstate_in;
   };
-  const TensorView du[] = {rows(kChannels, {}), rows(kChannels, {})};
-  const TensorView ddelta[] = {rows(kChannels, {}), rows(kChannels, {})};
+  const TensorView du[] = {wanted(kChannels), wanted(kChannels)};
+  const TensorView ddelta[] = {wanted(kChannels), wanted(kChannels)};
   backward(0, kLength, du[0], ddelta[0], {});
   const TensorView middle = backward(kLength / 2, kLength, du[1], ddelta[1], {});
   backward(0, kLength / 2, du[1], ddelta[1], middle);
-  const auto values = [&](const TensorView& view) {
-    Tensor host({}, DType::kF32, view.shape());
-    ctx().download(view, host);
-    return flat(host);
-  };
   for (int64_t begin = 0; begin < kLength; begin += kLength / 4) {
     const auto piece = [&](const TensorView& view) {
-      return values(view.slice(1, begin, begin + kLength / 4));
+      return download(view.slice(1, begin, begin + kLength / 4));
     };
     EXPECT_LE(relative_error(piece(du[0]), piece(du[1])), 1e-5) << begin;
     EXPECT_LE(relative_error(piece(ddelta[0]), piece(ddelta[1])), 1e-5) << begin;

@@ -70,12 +70,17 @@ TEST(Bench, AStepWithinABoundIsPlannedAndMeasured) {
   EXPECT_NE(left_out[0].find("--max-memory allows 1 MiB"), std::string::npos) << left_out[0];
 }
 
-TEST(Bench, ABoundNeedsTheStepThatItIsOf) {
-  BenchOptions options;
-  options.common.max_memory = 1 << 30;
-  EXPECT_THROW(options.validate(), Error);
-  options.train = 1 << 20;
-  options.validate();
+TEST(Bench, ABoundWithoutTheStepThatItIsOfIsSaidAndNoMore) {
+  ModelConfig config;
+  config.d_model = 16;
+  config.n_layers = 1;
+  config.dt_rank = 2;
+  std::vector<std::string> left_out;
+  const auto rows = bench_models(Device{}, {.threads = 1}, config,
+                                 {.tokens = 64, .max_memory = 1 << 30}, kRates, left_out);
+  EXPECT_FALSE(rows.empty());
+  ASSERT_EQ(left_out.size(), 1u);
+  EXPECT_NE(left_out[0].find("--train says of how many tokens"), std::string::npos);
 }
 
 }  // namespace
