@@ -202,11 +202,11 @@ MainKernel<T> main_kernel(const BackwardArgs<T>& p) {
       case 32:
         return kernel_f32<T, 8, true, 3>();
       default:
-        return kernel_f32<T, 16, true, 3>();
+        return kernel_f32<T, 16, true, 2>();  // a third block spills, and gains nothing
     }
   }
   // any alignment and any number of states, padded
-  return p.d_state <= 16 ? kernel_f32<T, 4, false, 3>() : kernel_f32<T, 16, false, 3>();
+  return p.d_state <= 16 ? kernel_f32<T, 4, false, 3>() : kernel_f32<T, 16, false, 2>();
 }
 
 template <class T>
