@@ -162,7 +162,7 @@ Kernel with_shared_memory(Kernel kernel, int bytes) {
 }
 
 /// Finds out how the arrays of a summary may be read, and which stretches it must do: unless what
-/// all chunks come to is wanted (exact_sum), not that on which nothing follows, whose place is
+/// all chunks come to is wanted (all_chunks), not that on which nothing follows, whose place is
 /// never read.
 template <bool kGradient, class T>
 void prepare_summary(SummaryArgs<T>& p) {
@@ -173,8 +173,9 @@ void prepare_summary(SummaryArgs<T>& p) {
   p.vectors.wide_tokens = in_pieces(p.w, p.d_state, 16) && p.w.inner < kNear;
   p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
   p.width = summary_width(p.d_inner, p.d_state);
-  p.first_stretch = kGradient && !p.exact_sum ? 1 : 0;
-  p.stretches = static_cast<int>(ceil_div(p.chunks, p.stretch)) - (p.exact_sum ? 0 : 1);
+  const bool all = p.exact_sum || p.all_chunks;
+  p.first_stretch = kGradient && !all ? 1 : 0;
+  p.stretches = static_cast<int>(ceil_div(p.chunks, p.stretch)) - (all ? 0 : 1);
 }
 
 /// True when the summary's kernel on tensor cores can read what a prepared `p` points to.

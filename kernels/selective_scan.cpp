@@ -42,7 +42,9 @@ void check_forward(const Context& ctx, const SelectiveScanForward& args) {
   door.optional("z", args.z, type, {B, L, E});
   door.optional("delta_bias", args.delta_bias, kF32, {E});
   door.optional("state_in", args.state_in, kF32, {B, E, N});
-  door.expect("y", args.y, type, {B, L, E});
+  door.optional("y", args.y, type, {B, L, E});
+  require(!args.y.empty() || args.saved_states.empty(), ErrorKind::kUnsupported,
+          "selective_scan_forward: saved_states without y");
   door.optional("state_out", args.state_out, kF32, {B, E, N});
   door.optional("saved_states", args.saved_states, kF32,
                 {B, scan_saved_states(L, ctx.device()), E, N});

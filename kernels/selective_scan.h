@@ -45,7 +45,7 @@ struct SelectiveScanForward {
   ConstTensorView z;           // (B, L, E) or empty: no gate
   ConstTensorView delta_bias;  // (E) or empty
   ConstTensorView state_in;    // (B, E, N) or empty: zeros
-  TensorView y;                // (B, L, E)
+  TensorView y;                // (B, L, E), or empty: states alone, without C, D, z, saved_states
   TensorView state_out;        // (B, E, N) or empty
   TensorView saved_states;     // (B, scan_saved_states(L, device), E, N) or empty: for backward
   /// States on the way: before positions 0, mark_every, 2 mark_every ..., as (B, ceil(L /

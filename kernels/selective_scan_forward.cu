@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// CUDA body of the selective scan, forward: outputs in one walk when channels and batch rows fill
 /// the machine; else summaries of chunks, their combination, and the outputs of all chunks.
+#include "kernels/convert.h"
 #include "kernels/cuda_sequence.h"
 #include "kernels/scan_launch.cuh"
 #include "kernels/selective_scan_forward.cuh"
@@ -57,6 +58,96 @@ ForwardArgs<T> forward_args(const SelectiveScanForward& args) {
   return p;
 }
 
+/// The states before all chunks that `p` is cut into, (B, chunks, E, N) in the arena, from
+/// summaries of the chunks and their combination; `last` gets the one behind them where it isn't
+/// empty.
+template <class T>
+TensorView find_starts(Context& ctx, const ForwardArgs<T>& p, const Rows<const float>& from,
+                       const Rows<float>& last) {
+  const Shape shape = {p.batch, p.chunks, int64_t{p.d_inner}, int64_t{p.d_state}};
+  const TensorView states = ctx.arena().f32(shape);
+  const Arena::Scope scope(ctx.arena());
+  SummaryArgs<T> s;
+  s.x = p.u;
+  s.delta = p.delta;
+  s.w = p.B;
+  s.A = p.A;
+  s.A_stride = p.A_stride;
+  s.bias = p.bias;
+  s.state = {states.as<float, 4>().data, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
+  s.delta_sum = scratch(ctx, p.batch * p.chunks * p.d_inner);
+  s.batch = p.batch;
+  s.length = p.length;
+  s.chunks = p.chunks;
+  s.chunk_length = p.chunk_length;
+  s.d_inner = p.d_inner;
+  s.d_state = p.d_state;
+  s.all_chunks = !last.empty();
+  launch_summary<false>(ctx, s);
+  CombineArgs c;
+  c.A = p.A;
+  c.A_stride = p.A_stride;
+  c.state = s.state.data;
+  c.delta_sum = s.delta_sum;
+  c.from = from;
+  c.last = last;
+  c.batch = p.batch;
+  c.chunks = p.chunks;
+  c.d_inner = p.d_inner;
+  c.d_state = p.d_state;
+  launch_combine(ctx, c, false);
+  return states;
+}
+
+/// State i of (B, count, E, N), as (B, E, N).
+TensorView state_at(TensorView states, int64_t i) {
+  if (states.empty()) return {};
+  states = states.slice(1, i, i + 1);
+  for (size_t axis = 1; axis < 3; ++axis) {
+    states.extent[axis] = states.extent[axis + 1];
+    states.stride[axis] = states.stride[axis + 1];
+  }
+  states.rank = 3;
+  return states;
+}
+
+/// Marks and the outgoing state alone. Close marks are the starts of chunks; between marks that lie
+/// far apart there are chunks of their own.
+template <class T>
+void advance(Context& ctx, const SelectiveScanForward& args) {
+  constexpr int64_t kFar = 8192;
+  const Arena::Scope scope(ctx.arena());
+  ForwardArgs<T> p = forward_args<T>(args);
+  const bool close = !args.marks.empty() && args.mark_every < kFar;
+  if (close || args.marks.empty() || args.mark_every >= p.length) {
+    const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
+    const Chunks cut = cut_time(p.length, warps, int64_t{8} * multiprocessors(ctx));
+    p.chunk_length = close ? args.mark_every : cut.length;
+    p.chunks = close ? args.marks.dim(1) : cut.count;
+    const TensorView starts = find_starts(ctx, p, rows_of<const float>(args.state_in), p.state_out);
+    if (!args.marks.empty()) {
+      gmamba::convert(ctx, close ? starts : starts.slice(1, 0, 1), args.marks);
+    }
+    return;
+  }
+  ConstTensorView before = args.state_in;
+  for (int64_t i = 0; i < args.marks.dim(1); ++i) {
+    const int64_t begin = i * args.mark_every;
+    const int64_t end = std::min(p.length, begin + args.mark_every);
+    SelectiveScanForward part = args;
+    part.u = args.u.slice(1, begin, end);
+    part.delta = args.delta.slice(1, begin, end);
+    part.B = args.B.slice(1, begin, end);
+    part.C = args.C.slice(1, begin, end);
+    part.marks = args.marks.slice(1, i, i + 1);
+    part.mark_every = end - begin;
+    part.state_in = before;
+    part.state_out = end < p.length ? state_at(args.marks, i + 1) : args.state_out;
+    advance<T>(ctx, part);
+    before = part.state_out;
+  }
+}
+
 template <class T>
 void forward(Context& ctx, const SelectiveScanForward& args) {
   ForwardArgs<T> p = forward_args<T>(args);
@@ -75,38 +166,10 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   p.start = known.rows.empty() ? state_in : known.rows;
   p.start_per_row = known.rows.empty() ? p.chunks : known.per_row;
   p.vectors.states = p.vectors.states && fits_vectors(p.start);
-  Arena::Scope scope(ctx.arena());
+  const Arena::Scope scope(ctx.arena());
   if (chunks.count > 1 && known.rows.empty()) {
-    const int64_t rows = p.batch * p.chunks;
-    SummaryArgs<T> s;
-    s.x = p.u;
-    s.delta = p.delta;
-    s.w = p.B;
-    s.A = p.A;
-    s.A_stride = p.A_stride;
-    s.bias = p.bias;
-    float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
-    s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
-    s.delta_sum = scratch(ctx, rows * p.d_inner);
-    s.batch = p.batch;
-    s.length = p.length;
-    s.chunks = p.chunks;
-    s.chunk_length = p.chunk_length;
-    s.d_inner = p.d_inner;
-    s.d_state = p.d_state;
-    launch_summary<false>(ctx, s);
-    CombineArgs c;
-    c.A = p.A;
-    c.A_stride = p.A_stride;
-    c.state = states;
-    c.delta_sum = s.delta_sum;
-    c.from = state_in;
-    c.batch = p.batch;
-    c.chunks = p.chunks;
-    c.d_inner = p.d_inner;
-    c.d_state = p.d_state;
-    launch_combine(ctx, c, false);
-    p.start = {states, s.state.outer, s.state.inner};
+    const States<const float> starts(find_starts(ctx, p, state_in, {}), "starts");
+    p.start = starts.rows;
   }
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
@@ -127,7 +190,9 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
 
 void selective_scan_forward(Context& ctx, const SelectiveScanForward& args) {
   if (args.delta.dim(0) == 0 || args.delta.dim(2) == 0) return;
-  over_activation(args.delta.dtype, [&]<class T>(T) { forward<T>(ctx, args); });
+  over_activation(args.delta.dtype, [&]<class T>(T) {
+    args.y.empty() ? advance<T>(ctx, args) : forward<T>(ctx, args);
+  });
 }
 
 }  // namespace gmamba::cuda

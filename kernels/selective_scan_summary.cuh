@@ -42,6 +42,7 @@ struct SummaryArgs {
   Rows<float> state;            // (B * chunks, E, N)
   float* delta_sum = nullptr;   // (B * chunks, E)
   bool exact_sum = false;       // delta_sum over all positions, wherever the states stopped
+  bool all_chunks = false;      // that on which nothing follows, too; as with exact_sum
   int64_t batch = 0, length = 0;
   int64_t chunks = 1, chunk_length = 0;
   // Only what reaches the borders between stretches of so many chunks is wanted. A launch does the

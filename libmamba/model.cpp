@@ -312,6 +312,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
     const auto place = [&](TensorView BlockSaved::*array) {
       return keep != nullptr && !(keep->*array).empty() ? keep->*array : scratch.*array;
     };
+    const bool goes_on = !hidden.empty() || i + 1 < last;  // not where states alone are wanted
     const TensorView u = place(&BlockSaved::u);
     const TensorView xz = place(&BlockSaved::xz);
     const TensorView x_dbl = place(&BlockSaved::x_dbl);
@@ -345,14 +346,14 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                                  .z = e.z(xz),
                                  .delta_bias = p.dt_bias,
                                  .state_in = state.ssm(i),
-                                 .y = e.sequence(y),
+                                 .y = goes_on ? e.sequence(y) : TensorView{},
                                  .state_out = ssm,
                                  .saved_states = keep != nullptr ? keep->states : TensorView{},
                                  .marks = marks_of(pass.passed, i),
                                  .known = marks_of(pass.known, i),
                                  .mark_every = mark_spacing(pass.passed, pass.known)});
     if (pass.passed != nullptr) copy_borders(ctx, *pass.passed, e.x(xz), i);
-    if (!hidden.empty() || i + 1 < last) linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
+    if (goes_on) linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
     ctx.copy(tail, state.conv(i));
     ctx.copy(ssm, state.ssm(i));
   }

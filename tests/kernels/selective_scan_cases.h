@@ -181,8 +181,9 @@ class ScanRunner {
     return out;
   }
 
-  /// Forward with marks every `every` positions, which lie in the midst of a larger array.
-  MarkedRuns run_marked(int64_t every) {
+  /// Forward with marks every `every` positions, which lie in the midst of a larger array; those of
+  /// a second call that finds the states alone, where asked.
+  MarkedRuns run_marked(int64_t every, bool states_alone = false) {
     MarkedRuns out;
     const int64_t count = (length_ + every - 1) / every;
     Tensor room = ctx_.make(DType::kF32, {batch_, count + 2, d_inner_, d_state_});
@@ -199,6 +200,13 @@ class ScanRunner {
     selective_scan_forward(ctx_, args);
     out.writing = results();
     out.writing.state_out = flat(state_out);
+    if (states_alone) {
+      args.y = {};
+      ctx_.fill_zero(room);
+      ctx_.fill_zero(state_out);
+      selective_scan_forward(ctx_, args);
+      out.writing.state_out = flat(state_out);
+    }
     for (int64_t b = 0; b < batch_; ++b) {
       const auto row = marks.slice(0, b, b + 1).flat<const float>();
       out.marks.insert(out.marks.end(), row.begin(), row.end());

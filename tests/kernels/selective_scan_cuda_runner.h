@@ -171,8 +171,9 @@ class CudaScanRunner {
     return out;
   }
 
-  /// Forward with marks every `every` positions, which lie in the midst of a larger array.
-  MarkedRuns run_marked(int64_t every) {
+  /// Forward with marks every `every` positions, which lie in the midst of a larger array; those of
+  /// a second call that finds the states alone, where asked.
+  MarkedRuns run_marked(int64_t every, bool states_alone = false) {
     MarkedRuns out;
     const int64_t count = (length_ + every - 1) / every;
     Tensor room = ctx_.make(DType::kF32, {batch_, count + 2, d_inner_, d_state_});
@@ -190,6 +191,13 @@ class CudaScanRunner {
     selective_scan_forward(ctx_, args);
     out.writing = results();
     out.writing.state_out = plain(state_out);
+    if (states_alone) {
+      args.y = {};
+      ctx_.fill_zero(room);
+      ctx_.fill_zero(state_out);
+      selective_scan_forward(ctx_, args);
+      out.writing.state_out = plain(state_out);
+    }
     const std::vector<float> all = plain(room);
     const auto state = static_cast<std::ptrdiff_t>(d_inner_ * d_state_);
     for (int64_t b = 0; b < batch_; ++b) {

@@ -167,7 +167,7 @@ TEST_F(SelectiveScanCuda, MatchesOracleWhenTimeIsSplit) {
 TEST_F(SelectiveScanCuda, MarksAreStatesAndKnownOnesGiveTheSame) {
   for (const ScanCase& scan :
        {ScanCase{2, 300, 11, 6}, ScanCase{1, 3000, 8, 16}, ScanCase{2, 2500, 64, 8},
-        ScanCase{1, 1500, 132, 32}, ScanCase{1, 2048, 128, 64}}) {
+        ScanCase{1, 1500, 132, 32}, ScanCase{1, 2048, 128, 64}, ScanCase{1, 20000, 8, 16}}) {
     for (const DType dtype : kTypes) {
       const Inputs in = rounded_inputs(scan_inputs(scan), dtype);
       CudaScanRunner runner(ctx(), in, dtype, scan.d_inner % 8 == 0 ? 8 : 5);
@@ -176,10 +176,10 @@ TEST_F(SelectiveScanCuda, MarksAreStatesAndKnownOnesGiveTheSame) {
       const auto oracle = reference::scan_forward(wide);
       const double limit = dtype == DType::kF32 ? 4e-6 : 2e-5;
       const double rounding = dtype == DType::kF32 ? 4e-6 : 4e-3;
-      for (const int64_t every : {16, 208, 512, 4096}) {
+      for (const int64_t every : {16, 208, 512, 8192}) {
         SCOPED_TRACE(testing::Message()
                      << scan.name() << " " << to_string(dtype) << ", every " << every);
-        const MarkedRuns found = runner.run_marked(every);
+        const MarkedRuns found = runner.run_marked(every, every % 3 != 1);
         EXPECT_LE(relative_error(found.marks, states_at_marks(wide, oracle, every)), limit);
         for (const ScanRun* const run : {&found.writing, &found.between}) {
           EXPECT_LE(relative_error(run->y, plain.y), rounding);
