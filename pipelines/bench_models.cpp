@@ -162,13 +162,14 @@ class ModelBench {
 
  private:
   /// Seconds of a step of more tokens than each measurement works on. The first step takes memory
-  /// and loads code, which on a GPU counts for as much as a step of a million tokens.
+  /// and loads code, on a GPU for as long as some hundred thousand tokens take: of a long one that
+  /// is nothing.
   double long_seconds(Context& ctx, int64_t tokens, const std::function<void()>& body) const {
-    constexpr int64_t kOnce = int64_t{1} << 24;  // tokens from which one timing must do
-    if (device_.is_cpu()) return seconds_of(ctx, body);
+    constexpr int64_t kLong = int64_t{1} << 24;
+    if (device_.is_cpu() || tokens > kLong) return seconds_of(ctx, body);
     body();
     std::vector<double> seconds;
-    for (int64_t i = 0; i < (tokens < kOnce ? std::min<int64_t>(options_.repeats, 3) : 1); ++i) {
+    for (int64_t i = 0; i < std::min<int64_t>(options_.repeats, 3); ++i) {
       check_stop();
       seconds.push_back(seconds_of(ctx, body));
     }
