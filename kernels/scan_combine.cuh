@@ -2,6 +2,7 @@
 /// Combination of the summaries of chunks: each chunk's summary is replaced by the state before it.
 #pragma once
 
+#include "kernels/cuda_overlap.cuh"
 #include "kernels/scan_common.cuh"
 
 namespace gmamba::cuda::scan {
@@ -27,6 +28,7 @@ constexpr int kCombineSegments = 16;
 template <bool kReversed>
 __global__ void __launch_bounds__(kCombineLanes* kCombineSegments)
     scan_combine_kernel(const CombineArgs p) {
+  after_previous_kernel();
   __shared__ float decays[kCombineSegments][kCombineLanes];
   __shared__ float locals[kCombineSegments][kCombineLanes];
   __shared__ float sums[kCombineSegments][kCombineLanes];
@@ -46,16 +48,38 @@ __global__ void __launch_bounds__(kCombineLanes* kCombineSegments)
   const int64_t end = p.chunks * (segment + 1) / kCombineSegments;
   const auto at = [&](int64_t i) { return kReversed ? p.chunks - 1 - i : i; };
 
+  // what a short run read is kept for its second walk
+  constexpr int kKept = 8;
+  const bool kept = end - begin <= kKept;
+  float summaries[kKept];
+  float factors[kKept];
   float decay = 1.0F;
   float local = 0.0F;
   float sum = 0.0F;
-#pragma unroll 8
-  for (int64_t i = begin; i < end; ++i) {
-    const float step = delta_sum[at(i) * p.d_inner];
-    const float a = ex2(A * step);
-    local = fmaf(a, local, state[at(i) * width]);
+  const auto compose = [&](float summary, float step, float a) {
+    local = fmaf(a, local, summary);
     decay *= a;
     sum += step;
+  };
+  if (kept) {
+    float steps[kKept];
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      const bool there = begin + k < end;
+      steps[k] = there ? delta_sum[at(begin + k) * p.d_inner] : 0.0F;
+      summaries[k] = there ? state[at(begin + k) * width] : 0.0F;
+    }
+#pragma unroll
+    for (int k = 0; k < kKept; ++k) {
+      factors[k] = ex2(A * steps[k]);
+      if (begin + k < end) compose(summaries[k], steps[k], factors[k]);
+    }
+  } else {
+#pragma unroll 8
+    for (int64_t i = begin; i < end; ++i) {
+      const float step = delta_sum[at(i) * p.d_inner];
+      compose(state[at(i) * width], step, ex2(A * step));
+    }
   }
   decays[segment][lane] = decay;
   locals[segment][lane] = local;
@@ -64,13 +88,22 @@ __global__ void __launch_bounds__(kCombineLanes* kCombineSegments)
   float h = p.from.empty() ? 0.0F : p.from.at(b, e)[n];
   for (int s = 0; s < segment; ++s) h = fmaf(decays[s][lane], h, locals[s][lane]);
   if (index < width) {
+    if (kept) {
+#pragma unroll
+      for (int k = 0; k < kKept; ++k) {
+        if (begin + k >= end) break;
+        state[at(begin + k) * width] = h;
+        h = fmaf(factors[k], h, summaries[k]);
+      }
+    } else {
 #pragma unroll 8
-    for (int64_t i = begin; i < end; ++i) {
-      const float a = ex2(A * delta_sum[at(i) * p.d_inner]);
-      float& slot = state[at(i) * width];
-      const float next = fmaf(a, h, slot);
-      slot = h;
-      h = next;
+      for (int64_t i = begin; i < end; ++i) {
+        const float a = ex2(A * delta_sum[at(i) * p.d_inner]);
+        float& slot = state[at(i) * width];
+        const float next = fmaf(a, h, slot);
+        slot = h;
+        h = next;
+      }
     }
     if (segment == kCombineSegments - 1) {
       if (!p.last.empty()) p.last.at(b, e)[n] = h;

@@ -249,11 +249,9 @@ void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
 inline void launch_combine(Context& ctx, const CombineArgs& p, bool reversed) {
   const unsigned blocks = grid_of(combine_blocks(p));
   const dim3 threads(kCombineLanes, kCombineSegments);
-  if (reversed) {
-    scan_combine_kernel<true><<<blocks, threads, 0, stream_of(ctx)>>>(p);
-  } else {
-    scan_combine_kernel<false><<<blocks, threads, 0, stream_of(ctx)>>>(p);
-  }
+  start_overlapping(stream_of(ctx),
+                    reversed ? scan_combine_kernel<true> : scan_combine_kernel<false>, blocks,
+                    threads, 0, p);
   check_launch(ctx, "scan_combine", p.batch, " x ", p.chunks, " chunks x ", p.d_inner, ", state ",
                p.d_state);
 }

@@ -42,6 +42,14 @@ struct Smooth6 {
                                            0.00816303005F / (0.0425979419F * kScale)};
 };
 
+struct Smooth8 {
+  static constexpr int kTerms = 8, kWide = 5;
+  static constexpr float kReach = 0.80F, kFar = 1.25F;
+  static constexpr float kScale = 1.0F;
+  static constexpr float kRatio[kTerms] = {1.0F,     1.0F,     1 / 2.0F, 1 / 3.0F,
+                                           1 / 4.0F, 1 / 5.0F, 1 / 6.0F, 1 / 7.0F};
+};
+
 /// Values of 2 channels x 4 positions as the left operand of a product over 16 positions: the
 /// nearest bf16, and (kLow) what is left of each, likewise.
 struct LeftOperand {

@@ -228,7 +228,8 @@ void backward(Context& ctx, const SelectiveScanBackward& args) {
   if (rows > 0) {
     const int bytes = spread(main.bytes, main.blocks);
     const auto kernel = with_shared_memory(main.kernel, bytes);
-    kernel<<<grid_of(rows * groups), kBackwardWarps * 32, bytes, stream_of(ctx)>>>(p);
+    start_overlapping(stream_of(ctx), kernel, grid_of(rows * groups), kBackwardWarps * 32, bytes,
+                      p);
     check_launch(ctx, "scan_backward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                  p.d_state, ", ", p.chunks, " chunks");
   }

@@ -124,6 +124,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   constexpr int kQuads = kWidth / 4;
   constexpr int kOut = kWindow * kColumns / 32;
   extern __shared__ __align__(16) float shared[];
+  after_previous_kernel();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
   float* const mine = shared + warp * S::kWarpFloats;

@@ -71,6 +71,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
   extern __shared__ __align__(16) uint32_t words[];
+  after_previous_kernel();
   const int thread = static_cast<int>(threadIdx.x);
   // with more registers to spare where a warp has all states of its channels
   const auto found_again = [](int value) { return S::kSplit > 1 ? again(value) : value; };

@@ -177,10 +177,11 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     const int64_t per_sm = ceil_div(ceil_div(units, kForwardWarps), multiprocessors(ctx));
     const int bytes = spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(),
                              static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
-    const auto kernel =
-        with_shared_memory(scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks>, bytes);
-    kernel<<<grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, stream_of(ctx)>>>(
-        p);
+    // with two blocks on an SM there are registers for more at once
+    const auto body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2>
+                                  : scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks>;
+    start_overlapping(stream_of(ctx), with_shared_memory(body, bytes),
+                      grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, p);
   });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                p.d_state, ", ", p.chunks, " chunks");

@@ -13,6 +13,7 @@
 ///         channels
 #pragma once
 
+#include "kernels/cuda_overlap.cuh"
 #include "kernels/scan_stage.cuh"
 
 namespace gmamba::cuda::scan {
@@ -91,6 +92,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
   extern __shared__ __align__(16) unsigned char forward_shared[];
+  after_previous_kernel();
 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;

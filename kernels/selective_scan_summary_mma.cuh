@@ -60,6 +60,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   constexpr int kBlocks = Walk::kBlocks;
   extern __shared__ __align__(16) unsigned char summary_shared[];
 
+  let_next_kernel_begin();
   if (p.mma != nullptr && *p.mma == 0) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -258,6 +259,9 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
         walk.template add_smooth<Smooth4>(x, total, sum, w);
       } else if (walk.template smooth<Smooth6>(total)) {
         walk.template add_smooth<Smooth6>(x, total, sum, w);
+      } else if (!kGradient && walk.template smooth<Smooth8>(total)) {
+        // gradients' chunks are long, so that the near windows count for less, and registers short
+        walk.template add_smooth<Smooth8>(x, total, sum, w);
       } else {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
