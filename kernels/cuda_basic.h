@@ -10,6 +10,7 @@
 #include "kernels/decay_rates.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
+#include "kernels/linear_backward.h"
 #include "kernels/pool.h"
 #include "kernels/rms_norm.h"
 
@@ -21,6 +22,8 @@ void linear_backward_input(Context& ctx, ConstTensorView dy, ConstTensorView wei
                            GradMode mode);
 void linear_backward_weight(Context& ctx, ConstTensorView dy, ConstTensorView x, TensorView dweight,
                             TensorView dbias, GradMode mode);
+/// False, with nothing done, where the kernel of both gradients does not apply.
+bool linear_backward(Context& ctx, const LinearBackward& args);
 void rms_norm_forward(Context& ctx, const RmsNormForward& args);
 void rms_norm_backward(Context& ctx, const RmsNormBackward& args);
 void embedding_forward(Context& ctx, ConstTensorView tokens, ConstTensorView table, TensorView y);

@@ -24,6 +24,7 @@ void linear_backward_weight(Context&, ConstTensorView, ConstTensorView, TensorVi
                             GradMode) {
   refuse("linear_backward_weight");
 }
+bool linear_backward(Context&, const LinearBackward&) { refuse("linear_backward"); }
 void rms_norm_forward(Context&, const RmsNormForward&) { refuse("rms_norm_forward"); }
 void rms_norm_backward(Context&, const RmsNormBackward&) { refuse("rms_norm_backward"); }
 void embedding_forward(Context&, ConstTensorView, ConstTensorView, TensorView) {

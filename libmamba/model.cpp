@@ -24,6 +24,7 @@
 #include "kernels/decay_rates.h"
 #include "kernels/embedding.h"
 #include "kernels/linear.h"
+#include "kernels/linear_backward.h"
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
 #include "libmamba/model_parts.h"
@@ -304,8 +305,12 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                   .mode = GradMode::kAccumulate});
     decay_rates_backward(ctx, dA, A, g.A_log);
     linear_backward_weight(ctx, dbranch, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
-    linear_backward_weight(ctx, ddelta, e.dt(keep.x_dbl), g.dt_proj, {}, GradMode::kAccumulate);
-    linear_backward_input(ctx, ddelta, p.dt_proj, e.dt(dx_dbl));
+    linear_backward(ctx, {.dy = ddelta,
+                          .x = e.dt(keep.x_dbl),
+                          .weight = p.dt_proj,
+                          .dx = e.dt(dx_dbl),
+                          .dweight = g.dt_proj,
+                          .mode = GradMode::kAccumulate});
     conv_projection_backward(ctx, {.dy = e.sequence(dconv),
                                    .dprojected = dx_dbl,
                                    .dtail_out = dstate.conv(i),
