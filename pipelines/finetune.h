@@ -71,7 +71,9 @@ struct FinetuneOptions {
     v("rc-augment", rc_augment, "train on a random strand of each sequence");
     v("batch", batch, "sequences of one optimiser step", {.value = "N"});
     v("epochs", epochs, "passes over the training data, in place of --steps",
-      {.value = "X", .shown_default = "10 for tables and records, 1 for windows"});
+      {.value = "X",
+       .shown_default = "10 for tables and records, 1 for windows",
+       .in_place_of = "steps"});
     v("kmer", kmer, "k of the k-mer baseline printed beside; 0: none", {.value = "N"});
     training.visit(v);
     common.visit(v);

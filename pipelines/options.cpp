@@ -60,6 +60,14 @@ void OptionList::set(OptionEntry& entry, const std::vector<std::string>& texts, 
   if (source < entry.source) {
     return;
   }
+  for (OptionEntry& other : entries_) {
+    if (entry.meta.in_place_of != other.name && other.meta.in_place_of != entry.name) continue;
+    if (source < other.source) return;
+    if (source > other.source) {
+      other.reset();
+      other.source = OptionSource::kDefault;
+    }
+  }
   entry.read(texts, what);
   entry.source = source;
 }

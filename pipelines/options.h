@@ -45,6 +45,9 @@ struct OptionMeta {
   bool bytes = false;       ///< an int64_t read as a size in bytes
   bool comma = false;       ///< a vector whose values may also be joined by commas
   bool flag_only = false;   ///< neither in config files nor in the record
+  /// Another option that says the same in another way: the one from the stronger source stands, and
+  /// the other is as if it weren't given.
+  std::string_view in_place_of = {};
 };
 
 /// The words of an enum, by specialisation:
@@ -70,6 +73,7 @@ struct OptionEntry {
   /// Reads texts into the member; `what` names the option in messages ("--bin", "x.toml:3: bin").
   std::function<void(const std::vector<std::string>&, std::string_view what)> read;
   std::function<Json()> json;
+  std::function<void()> reset;  ///< back to the default
 };
 
 /// The visitor that collects entries. It refers to the struct that it visited, which must outlive
@@ -85,7 +89,8 @@ class OptionList {
   const std::vector<OptionEntry>& entries() const { return entries_; }
   /// nullptr when there is none.
   OptionEntry* find(std::string_view name);
-  /// Sets an option from texts unless a stronger source did; throws kUsage naming `what`.
+  /// Sets an option from texts unless a stronger source set it or what it is in place of; throws
+  /// kUsage naming `what`.
   void set(OptionEntry& entry, const std::vector<std::string>& texts, OptionSource source,
            std::string_view what);
   /// Reads GMAMBA_<NAME> (upper case, dashes as underscores) for every option that has one.
@@ -218,6 +223,7 @@ void OptionList::operator()(std::string_view name, T& member, std::string_view h
     detail::read_member(member, texts, what, meta);
   };
   entry.json = [&member] { return detail::value_json(member); };
+  entry.reset = [&member, initial = member] { member = initial; };
   entries_.push_back(std::move(entry));
 }
 

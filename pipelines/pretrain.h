@@ -89,7 +89,8 @@ struct PretrainOptions {
     v("d-conv", d_conv, "width of the convolution", {.value = "N"});
     v("expand", expand, "inner width over d-model", {.value = "N"});
     v("untied", untied, "an LM head of its own instead of the embedding table");
-    v("tokens", tokens, "tokens of the whole run, in place of --steps", {.value = "N"});
+    v("tokens", tokens, "tokens of the whole run, in place of --steps",
+      {.value = "N", .in_place_of = "steps"});
     training.visit(v);
     common.visit(v);
   }

@@ -26,6 +26,7 @@ struct Sample {
   int64_t context = 1024;
   int64_t memory = 0;
   double rate = 0.5;
+  double pace = 0;
   bool carry = false;
   std::string name = "x";
   Fruit fruit = Fruit::kApple;
@@ -38,6 +39,7 @@ struct Sample {
     v("context", context, "tokens");
     v("memory", memory, "bytes", {.bytes = true});
     v("rate", rate, "a rate");
+    v("pace", pace, "the same in another way", {.in_place_of = "rate"});
     v("carry", carry, "a flag");
     v("name", name, "a name");
     v("fruit", fruit, "a fruit");
@@ -120,6 +122,18 @@ TEST_F(OptionsTest, StrongerSourcesWinInAnyOrder) {
   set("rate", {"2"}, OptionSource::kEnvironment);
   set("rate", {"3"}, OptionSource::kFlag);
   EXPECT_EQ(sample.rate, 3);
+}
+
+TEST_F(OptionsTest, OfTwoWaysToSayTheSameTheStrongerSourceStands) {
+  set("pace", {"3"}, OptionSource::kConfig);
+  set("rate", {"2"}, OptionSource::kFlag);
+  EXPECT_EQ(sample.rate, 2);
+  EXPECT_EQ(sample.pace, 0) << "the file's is as if it weren't there";
+  set("pace", {"4"}, OptionSource::kEnvironment);
+  EXPECT_EQ(sample.pace, 0);
+  set("pace", {"5"}, OptionSource::kFlag);
+  EXPECT_EQ(sample.pace, 5);
+  EXPECT_EQ(sample.rate, 2) << "both were asked for on the command line: validate() will refuse";
 }
 
 TEST_F(OptionsTest, ReadsTheEnvironment) {
