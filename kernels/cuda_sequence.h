@@ -6,6 +6,7 @@
 
 #include "kernels/conv1d.h"
 #include "kernels/conv_projection.h"
+#include "kernels/delta_projection.h"
 #include "kernels/selective_scan.h"
 
 namespace gmamba::cuda {
@@ -18,6 +19,8 @@ void selective_scan_summarise_backward(Context& ctx, const SelectiveScanBackward
                                        TensorView delta_sum, TensorView dstate);
 void selective_scan_combine(Context& ctx, ConstTensorView A, ConstTensorView delta_sum,
                             ConstTensorView local, ConstTensorView before, TensorView after);
+/// Where delta_projection_fits says so.
+void delta_projection(Context& ctx, const DeltaProjection& args);
 void conv1d_forward(Context& ctx, const Conv1dForward& args);
 void conv1d_backward(Context& ctx, const Conv1dBackward& args);
 /// False, with nothing done, where the kernels of both together do not apply.

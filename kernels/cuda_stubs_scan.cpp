@@ -29,5 +29,6 @@ void selective_scan_combine(Context&, ConstTensorView, ConstTensorView, ConstTen
                             ConstTensorView, TensorView) {
   refuse("selective_scan_combine");
 }
+void delta_projection(Context&, const DeltaProjection&) { refuse("delta_projection"); }
 
 }  // namespace gmamba::cuda

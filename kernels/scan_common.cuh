@@ -79,6 +79,12 @@ __device__ inline float softplus2(float x) {
   return softplus_of<T>(x, ex2(-fabsf(x)), kLn2);
 }
 
+/// delta as the scan uses it, from what comes in: `ready`, or before bias and softplus.
+template <class T>
+__device__ inline float delta_of(float v, float bias, bool ready) {
+  return ready ? v : softplus<T>(v + bias);
+}
+
 /// 1 - exp(-d) for d >= 0, which is sigmoid(x) where d = softplus(x).
 __device__ inline float one_minus_exp(float d) {
   float p = -1.12340422e-3F;
@@ -88,6 +94,11 @@ __device__ inline float one_minus_exp(float d) {
   p = fmaf(p, d, -4.99999819e-1F);
   p = fmaf(p, d, 1.0F);
   return d < 0.5F ? p * d : 1.0F - ex2(-kLog2e * d);
+}
+
+/// The same within 2^-14, which does beside activations of bf16.
+__device__ inline float about_one_minus_exp(float d) {
+  return d < 0.015625F ? fmaf(-0.5F * d, d, d) : 1.0F - ex2(-kLog2e * d);
 }
 
 __device__ inline float sigmoid(float x) { return reciprocal(1.0F + ex2(-kLog2e * x)); }

@@ -31,6 +31,11 @@ ScanShape shape_of(const Door& door, const ConstTensorView& delta, const ConstTe
   return shape;
 }
 
+void check_ready(const Context& ctx, bool ready, DType type) {
+  require(!ready || (!ctx.device().is_cpu() && type == DType::kBF16), ErrorKind::kUnsupported,
+          "selective_scan: delta_ready is for bf16 on a GPU");
+}
+
 void check_forward(const Context& ctx, const SelectiveScanForward& args) {
   const Door door(ctx, "selective_scan_forward");
   const auto [B, L, E, N] = shape_of(door, args.delta, args.A);
@@ -43,6 +48,7 @@ void check_forward(const Context& ctx, const SelectiveScanForward& args) {
   door.optional("delta_bias", args.delta_bias, kF32, {E});
   door.optional("state_in", args.state_in, kF32, {B, E, N});
   door.optional("y", args.y, type, {B, L, E});
+  check_ready(ctx, args.delta_ready, type);
   require(!args.y.empty() || args.saved_states.empty(), ErrorKind::kUnsupported,
           "selective_scan_forward: saved_states without y");
   door.optional("state_out", args.state_out, kF32, {B, E, N});
@@ -66,6 +72,7 @@ void check_backward(const Context& ctx, const SelectiveScanBackward& args) {
   const Door door(ctx, "selective_scan_backward");
   const auto [B, L, E, N] = shape_of(door, args.delta, args.A);
   const DType type = args.delta.dtype;  // of all activations and their gradients
+  check_ready(ctx, args.delta_ready, type);
   door.expect("dy", args.dy, type, {B, L, E});
   door.expect("u", args.u, type, {B, L, E});
   door.expect("B", args.B, type, {B, L, N});

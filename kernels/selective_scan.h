@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The selective scan of Mamba, with everything that surrounds it fused:
-///   delta = softplus(delta_raw + delta_bias)
+///   delta = softplus(delta_raw + delta_bias), or as delta_projection.h makes it (delta_ready)
 ///   h[b,e,n] <- exp(delta A[e,n]) h[b,e,n] + delta B[b,l,n] u[b,l,e]
 ///   y[b,l,e] = (sum_n C[b,l,n] h[b,e,n] + D[e] u[b,l,e]) * silu(z[b,l,e])
 /// Composition over l is associative, and the decay of a stretch is exp(A * sum(delta)): pieces are
@@ -55,6 +55,9 @@ struct SelectiveScanForward {
   TensorView marks;
   ConstTensorView known;
   int64_t mark_every = 0;
+  /// `delta` is behind bias and softplus (bf16 on a GPU); delta_bias, where given, only tells the
+  /// choice of kernels how large it may be.
+  bool delta_ready = false;
 };
 void selective_scan_forward(Context& ctx, const SelectiveScanForward& args);
 
@@ -73,6 +76,8 @@ struct SelectiveScanBackward {
   TensorView dD;                 // (E) or empty
   TensorView ddelta_bias;        // (E) or empty
   GradMode mode = GradMode::kAccumulate;  // of dA, dD and ddelta_bias; all others are overwritten
+  bool delta_ready =
+      false;  // as in the forward pass; ddelta is before bias and softplus all the same
 };
 void selective_scan_backward(Context& ctx, const SelectiveScanBackward& args);
 

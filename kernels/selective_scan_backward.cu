@@ -27,6 +27,7 @@ BackwardArgs<T> backward_args(const SelectiveScanBackward& args) {
   p.A_stride = A.stride[0];
   p.D = vector_of<const float>(args.D);
   p.bias = vector_of<const float>(args.delta_bias);
+  p.ready = args.delta_ready;
   const auto saved = args.saved_states.as<const float, 4>();
   p.saved = {saved.data, saved.stride[1], saved.stride[2]};
   p.saved_per_row = saved.extent[1];
@@ -71,6 +72,7 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   s.A = p.A;
   s.A_stride = p.A_stride;
   s.bias = p.bias;
+  s.ready = p.ready;
   s.batch = p.batch;
   s.length = p.length;
   s.d_inner = p.d_inner;

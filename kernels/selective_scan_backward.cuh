@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
         for (int k = 0; k < 4; ++k) {
           const float silu = gate[k] * sigmoid(gate[k]);
           g[k] *= gated ? silu : 1.0F;
-          d[k] = softplus<T>(d[k] + bias4[k]);
+          d[k] = delta_of<T>(d[k], bias4[k], p.ready);
           x[k] *= d[k];
         }
         if (t >= rows || valid4 < 4) {

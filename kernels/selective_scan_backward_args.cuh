@@ -17,6 +17,7 @@ struct BackwardArgs {
   int64_t A_stride = 0;
   const float* D = nullptr;     // (E) or empty
   const float* bias = nullptr;  // (E) or empty
+  bool ready = false;           // delta is behind bias and softplus
   Rows<const float> saved;      // (B * saved states, E, N)
   int64_t saved_per_row = 0;    // saved states of a batch row
   // (B * end_per_row, E, N) or empty: gradient behind each end_per_chunk-th stretch of a chunk

@@ -241,7 +241,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();
 
-    prepare_positions<kStates, kGated>(words, raw, rows, found_again(thread));
+    prepare_positions<kStates, kGated>(p, words, raw, rows, found_again(thread));
     if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
     if constexpr (S::kSplit > 1) {
       __syncthreads();

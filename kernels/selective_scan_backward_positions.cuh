@@ -28,8 +28,8 @@ enum Base {
 
 /// delta, and delta u and g in two parts; zeros at positions outside, which change nothing.
 template <int kStates, bool kGated>
-__device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, int rows,
-                                         int thread) {
+__device__ inline void prepare_positions(const BackwardArgs<bf16>& p, uint32_t* words,
+                                         const uint32_t* raw, int rows, int thread) {
   using S = MmaShape<kStates>;
   using Rounds = MmaRounds<kStates>;
   const Rounds r(thread);
@@ -47,8 +47,10 @@ __device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, i
     r.raw(raw + S::kRaw, i, d);
     r.raw(raw, i, x);
     r.raw(raw + 2 * S::kRaw, i, dy);
+    if (!p.ready) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) d[k] = softplus<bf16>(d[k] + bias[k]);
+      for (int k = 0; k < 4; ++k) d[k] = softplus<bf16>(d[k] + bias[k]);
+    }
     if (t >= rows) d[0] = d[1] = d[2] = d[3] = 0.0F;
 #pragma unroll
     for (int k = 0; k < 4; ++k) x[k] *= d[k];
@@ -99,16 +101,23 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
   for (int i = 0; i < Rounds::kCount; ++i) {
     const int t = r.first + i * Rounds::kAtOnce;
     float u[4];
-    float raw_delta[4];
+    float slope[4];  // of softplus
     float dy[4];
     float d[4];
     float out[4];
     float s1[4];
     float s2[4];
     r.raw(raw, i, u);
-    r.raw(raw + S::kRaw, i, raw_delta);
     r.raw(raw + 2 * S::kRaw, i, dy);
     load_shared(prepared + S::kDelta + r.at + i * Rounds::kNext, d);
+    if (p.ready) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) slope[k] = about_one_minus_exp(d[k]);
+    } else {
+      r.raw(raw + S::kRaw, i, slope);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) slope[k] = sigmoid(slope[k] + bias[k]);
+    }
     const float* from = prepared + r.turned_at + i * Rounds::kNext;
     load_shared(from + S::kY, out);
     load_shared(from + S::kS1, s1);
@@ -141,7 +150,7 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
       out[k] *= silu[k];
       const float gradient = dy[k] * silu[k];
       du[k] = fmaf(d[k], s1[k], skip[k] * gradient);
-      ddelta[k] = fmaf(u[k], s1[k], kS2Scale * s2[k]) * sigmoid(raw_delta[k] + bias[k]);
+      ddelta[k] = fmaf(u[k], s1[k], kS2Scale * s2[k]) * slope[k];
       dD[k] = fmaf(gradient, u[k], dD[k]);
     }
 #pragma unroll

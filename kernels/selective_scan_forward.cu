@@ -42,6 +42,7 @@ ForwardArgs<T> forward_args(const SelectiveScanForward& args) {
   p.A_stride = A.stride[0];
   p.D = vector_of<const float>(args.D);
   p.bias = vector_of<const float>(args.delta_bias);
+  p.ready = args.delta_ready;
   p.open = p.z.empty() ? 1.0F : 0.0F;
   p.y = rows_of<T>(args.y);
   p.state_out = rows_of<float>(args.state_out);
@@ -74,6 +75,7 @@ TensorView find_starts(Context& ctx, const ForwardArgs<T>& p, const Rows<const f
   s.A = p.A;
   s.A_stride = p.A_stride;
   s.bias = p.bias;
+  s.ready = p.ready;
   s.state = {states.as<float, 4>().data, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
   s.delta_sum = scratch(ctx, p.batch * p.chunks * p.d_inner);
   s.batch = p.batch;
@@ -178,8 +180,14 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     const int bytes = spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(),
                              static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
     // with two blocks on an SM there are registers for more at once
-    const auto body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2>
-                                  : scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks>;
+    auto body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2>
+                            : scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks>;
+    if constexpr (sizeof(T) == 2) {
+      if (p.ready) {
+        body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2, true>
+                           : scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks, true>;
+      }
+    }
     start_overlapping(stream_of(ctx), with_shared_memory(body, bytes),
                       grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, p);
   });

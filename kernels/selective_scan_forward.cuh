@@ -7,7 +7,9 @@
 ///         are widened to fp32 there and read as 16-byte broadcasts; y takes the place of u and
 ///         leaves in 16-byte pieces. No barrier beyond the warp, so warps run ahead of each other
 /// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
-/// Units   delta in units of log(2), so that exp(delta A) is 2^(delta A); B is widened times log(2)
+/// Units   delta in units of log(2), so that exp(delta A) is 2^(delta A); B is widened times
+/// log(2).
+///         Where delta comes ready, A is scaled instead
 /// Floor   exponential unit, d_state + 3 (f32: 4) per channel and position at 16 per clock and SM,
 ///         each of which also takes about three issue slots: 2.6 ms for 2^20 positions of 512
 ///         channels
@@ -28,6 +30,7 @@ struct ForwardArgs {
   int64_t A_stride = 0;
   const float* D = nullptr;     // (E) or empty
   const float* bias = nullptr;  // (E) or empty
+  bool ready = false;           // delta is behind bias and softplus
   Rows<const float> start;      // (B * start_per_row, E, N) or empty: zeros
   int64_t start_per_row = 0;    // at least as many as chunks
   Rows<T> y;                    // (B, L, E)
@@ -83,7 +86,8 @@ __device__ inline void forward_step(const float (&d)[2], const float (&x)[2], co
   }
 }
 
-template <class T, int kStates, int kSplit, int kUnroll, int kBlocks>
+/// kReady: delta comes behind bias and softplus, in its own unit.
+template <class T, int kStates, int kSplit, int kUnroll, int kBlocks, bool kReady = false>
 __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     scan_forward_kernel(const ForwardArgs<T> p) {
   using S = WalkShape<T, kStates, kSplit>;
@@ -130,10 +134,13 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     const int count = i < channels ? states : 0;
     load_states(p.A + ei * p.A_stride + n0, count, p.vectors.states, A[i]);
 #pragma unroll
-    for (int n = 0; n < kStates; ++n) h[i][n] = 0.0F;
+    for (int n = 0; n < kStates; ++n) {
+      if constexpr (kReady) A[i][n] *= kLog2e;
+      h[i][n] = 0.0F;
+    }
     // one of the lanes that share a channel adds D u
     skip[i] = p.D == nullptr || n0 != 0 ? 0.0F : p.D[ei];
-    bias[i] = p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
+    bias[i] = kReady || p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
     if (!p.start.empty()) {
       load_states(p.start.at(b * p.start_per_row + chunk, ei) + n0, count, p.vectors.states, h[i]);
     }
@@ -212,7 +219,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     __syncwarp();
     T* const u_tile = reinterpret_cast<T*>(mine + stage * kStageBytes);
     const T* const tokens = u_tile + 3 * kRows * kWidth;
-    widen_tile<kRows * kColumns>(B_tile, tokens, lane, kLn2);
+    widen_tile<kRows * kColumns>(B_tile, tokens, lane, kReady ? 1.0F : kLn2);
     widen_tile<kRows * kColumns>(C_tile, tokens + kRows * kColumns, lane);
     __syncwarp();
     if (*const_cast<const volatile int*>(&arrays->next) == t) {
@@ -231,8 +238,10 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       reinterpret_cast<const Pair*>(at)->widen(u);
       reinterpret_cast<const Pair*>(at + kRows * kWidth)->widen(d);
       reinterpret_cast<const Pair*>(at + 2 * kRows * kWidth)->widen(z);
+      if constexpr (!kReady) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) d[i] = softplus2<T>(fmaf(d[i], kLog2e, bias[i]));
+        for (int i = 0; i < 2; ++i) d[i] = softplus2<T>(fmaf(d[i], kLog2e, bias[i]));
+      }
       const float x[2] = {d[0] * u[0], d[1] * u[1]};
       float y[2] = {skip[0] * u[0], skip[1] * u[1]};
       forward_step<kStates>(d, x, B_tile + row * kColumns + n0, C_tile + row * kColumns + n0, A, h,

@@ -39,6 +39,7 @@ struct SummaryArgs {
   const float* A = nullptr;   // (E, N)
   int64_t A_stride = 0;
   const float* bias = nullptr;  // (E) or empty
+  bool ready = false;           // delta is behind bias and softplus
   Rows<float> state;            // (B * chunks, E, N)
   float* delta_sum = nullptr;   // (B * chunks, E)
   bool exact_sum = false;       // delta_sum over all positions, wherever the states stopped
@@ -71,13 +72,14 @@ struct SummaryShape {
 
 /// The deltas of a channel in kSamples positions of its chunk, added.
 template <class T>
-__device__ inline float sample_deltas(const T* delta, int64_t stride, int steps, float bias) {
+__device__ inline float sample_deltas(const T* delta, int64_t stride, int steps, float bias,
+                                      bool ready) {
   constexpr int kSamples = 16;
   float sum = 0.0F;
 #pragma unroll 8
   for (int i = 0; i < kSamples; ++i) {
     const int t = static_cast<int>(static_cast<int64_t>(steps) * i / kSamples);
-    sum += softplus<T>(widen(delta[t * stride]) + bias);
+    sum += delta_of<T>(widen(delta[t * stride]), bias, ready);
   }
   return sum * (1.0F / kSamples);
 }
@@ -182,7 +184,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
                                                         fill, p.vectors.rows, thread);
       };
       get(to, p.x, 0);
-      get(to + kRows * kWidth, p.delta, kMinusInfinity<T>);
+      get(to + kRows * kWidth, p.delta, p.ready ? 0U : kMinusInfinity<T>);
       if (gated) get(to + 2 * kRows * kWidth, p.z, 0);
     }
   };
@@ -259,7 +261,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   for (int g = 0; g < kQuads; ++g) remaining = fmaxf(remaining, limit[g]);
   if (remaining > 0.0F && steps > 0) {
     const int e = first + thread / kSplit;
-    remaining /= sample_deltas(p.delta.at(b, begin) + e, p.delta.inner, steps, bias_of(e));
+    remaining /= sample_deltas(p.delta.at(b, begin) + e, p.delta.inner, steps, bias_of(e), p.ready);
   }
   if (thread == 0) order_turn = static_cast<int>(warp_slot() / (kSummaryThreads / 32) % 2);
   const int item = item_of_rank(remaining, keys, order, order_turn);
@@ -303,7 +305,7 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
       for (int j = 0; j < kSub; ++j) {
         const T* const at = x_tile + (kGradient ? s + j : kRows - 1 - s - j) * kWidth;
         const float v = widen(at[0]);
-        const float d = softplus<T>(widen(at[kRows * kWidth]) + bias);
+        const float d = delta_of<T>(widen(at[kRows * kWidth]), bias, p.ready);
         if constexpr (kGradient) {
           const float z = widen(at[2 * kRows * kWidth]);
           sum += d;

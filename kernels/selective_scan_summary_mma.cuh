@@ -207,10 +207,12 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
       }
     };
     widen(raw, d);
+    if (!p.ready) {
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
+      for (int c = 0; c < 2; ++c) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) d[c][j] = softplus<bf16>(d[c][j] + bias[c]);
+        for (int j = 0; j < 4; ++j) d[c][j] = softplus<bf16>(d[c][j] + bias[c]);
+      }
     }
     if (i == ragged) {  // positions that don't exist take no time
 #pragma unroll

@@ -5,7 +5,8 @@
 ///   xz    = u W_in^T              (x | z)            dxz -> du, dW_in
 ///   x'    = silu(conv(x))                            dx' -> dx           (one operation
 ///   x_dbl = x' W_x^T              (dt | B | C)       dx_dbl -> dx', dW_x   of both)
-///   delta = dt W_dt^T                                ddelta -> dx_dbl, dW_dt
+///   delta = dt W_dt^T             (on a GPU in bf16  ddelta -> dx_dbl, dW_dt
+///           behind bias and softplus already)
 ///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
 ///   branch = y W_out^T                               dbranch -> dy, dW_out
 /// Kept for the backward pass: residual, rstd, x_dbl, the scan's states, and what costs most to
@@ -176,7 +177,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                                   .y = e.sequence(conv_out),
                                   .projected = x_dbl,
                                   .tail_out = tail});
-    linear_forward(ctx, e.dt(x_dbl), p.dt_proj, {}, delta);
+    project_steps(ctx, e, x_dbl, p, delta);
     decay_rates_forward(ctx, p.A_log, A);
     selective_scan_forward(ctx, {.u = e.sequence(conv_out),
                                  .delta = e.sequence(delta),
@@ -192,7 +193,8 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                                  .saved_states = keep != nullptr ? keep->states : TensorView{},
                                  .marks = marks_of(pass.passed, i),
                                  .known = marks_of(pass.known, i),
-                                 .mark_every = mark_spacing(pass.passed, pass.known)});
+                                 .mark_every = mark_spacing(pass.passed, pass.known),
+                                 .delta_ready = steps_ready(ctx, e)});
     if (pass.passed != nullptr) copy_borders(ctx, *pass.passed, e.x(xz), i);
     if (goes_on) linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
     ctx.copy(tail, state.conv(i));
@@ -276,7 +278,7 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                            .tail_in = state_in.conv(i),
                            .y = e.sequence(conv_out)});
     }
-    if (keep.delta.empty()) linear_forward(ctx, e.dt(keep.x_dbl), p.dt_proj, {}, delta);
+    if (keep.delta.empty()) project_steps(ctx, e, keep.x_dbl, p, delta);
     decay_rates_forward(ctx, p.A_log, A);
 
     linear_backward_input(ctx, dbranch, p.out_proj, dy);
@@ -302,7 +304,8 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                   .dA = dA,
                                   .dD = g.D,
                                   .ddelta_bias = g.dt_bias,
-                                  .mode = GradMode::kAccumulate});
+                                  .mode = GradMode::kAccumulate,
+                                  .delta_ready = steps_ready(ctx, e)});
     decay_rates_backward(ctx, dA, A, g.A_log);
     linear_backward_weight(ctx, dbranch, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
     linear_backward(ctx, {.dy = ddelta,

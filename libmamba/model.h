@@ -29,7 +29,7 @@ struct BlockSaved {
   // likewise; what isn't kept is empty and computed again by the backward pass, to the same bits
   TensorView u;      // (M, D) norm output: kept on a GPU
   TensorView conv;   // (M, E) convolution's output: kept on a GPU
-  TensorView delta;  // (M, E) before bias and softplus: an extra
+  TensorView delta;  // (M, E) the scan's steps, as it reads them: an extra
   TensorView xz;     // (M, 2E) in_proj output: kept on a CPU, an extra on a GPU
 };
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "kernels/convert.h"
+#include "kernels/delta_projection.h"
 #include "libmamba/core/text.h"
 #include "libmamba/model.h"
 
@@ -125,6 +126,20 @@ struct Extents {
     return sequence(x_dbl).slice(2, dt_rank + d_state, dt_rank + 2 * d_state);
   }
 };
+
+/// True when the scan gets its steps behind bias and softplus.
+inline bool steps_ready(const Context& ctx, const Extents& e) {
+  return delta_projection_fits(ctx.device(), ctx.activations(), e.dt_rank, e.d_inner);
+}
+/// The scan's steps (M, E) from x_dbl, ready or before bias and softplus.
+inline void project_steps(Context& ctx, const Extents& e, ConstTensorView x_dbl,
+                          const BlockParameters<ConstTensorView>& p, TensorView delta) {
+  if (steps_ready(ctx, e)) {
+    delta_projection(ctx, {e.dt(x_dbl), p.dt_proj, p.dt_bias, delta});
+  } else {
+    linear_forward(ctx, e.dt(x_dbl), p.dt_proj, {}, delta);
+  }
+}
 
 /// The first elements of a contiguous array, as `shape`.
 inline TensorView head_of(const TensorView& array, const Shape& shape) {

@@ -122,6 +122,7 @@ class CudaScanRunner {
 
   GradMode mode = GradMode::kAccumulate;
   int repeats = 1;
+  bool ready = false;           // the problem's deltas are behind bias and softplus
   bool through_pieces = false;  // states at the borders come from summaries and their combination
 
   ScanRun run(std::vector<int64_t> borders = {}) {
@@ -271,6 +272,7 @@ class CudaScanRunner {
     args.z = z_.part(begin, end);
     args.delta_bias = bias_;
     args.y = y_.part(begin, end);
+    args.delta_ready = ready;
     return args;
   }
 
@@ -295,6 +297,7 @@ class CudaScanRunner {
     args.dD = dD_;
     args.ddelta_bias = dbias_;
     args.mode = mode;
+    args.delta_ready = ready;
     return args;
   }
 
