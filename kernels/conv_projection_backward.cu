@@ -295,6 +295,7 @@ __device__ void store_partials(const Problem& p, Lane<kOutputs>& me) {
 
 template <int kOutputs>
 __global__ void __launch_bounds__(kThreads, 3) backward_kernel(const Problem p) {
+  after_previous_kernel();
   extern __shared__ __align__(16) char shared[];
   const uint32_t stages = tiles::shared_address(shared);
   Round round(p);
@@ -347,7 +348,7 @@ void launch(Context& ctx, const Problem& p, int64_t slices, int64_t workers) {
                              kSharedBytes),
         "shared memory of conv_projection_backward");
   const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(workers));
-  backward_kernel<kOutputs><<<grid, kThreads, kSharedBytes, stream_of(ctx)>>>(p);
+  start_overlapping(stream_of(ctx), backward_kernel<kOutputs>, grid, kThreads, kSharedBytes, p);
   check_launch(ctx, "conv_projection_backward", p.x.extent[0], " x ", p.length, " x ", p.width,
                ", ", p.outputs, " outputs");
 }

@@ -17,6 +17,7 @@
 ///         3.0 TB/s
 #include "kernels/conv1d_math.cuh"
 #include "kernels/conv_projection.h"
+#include "kernels/cuda_overlap.cuh"
 #include "kernels/cuda_sequence.h"
 #include "kernels/cuda_tiles.cuh"
 
@@ -377,6 +378,7 @@ __device__ void store_projected(const Problem& p, const Tile& tile, char* stage,
 
 template <int kOutputs>
 __global__ void __launch_bounds__(threads_for(kOutputs), 1) forward_kernel(const Problem p) {
+  after_previous_kernel();
   extern __shared__ __align__(16) char shared[];
   const Member me;
   const Places places(p.chunks, kOutputs);
@@ -434,8 +436,8 @@ bool launch(Context& ctx, const Problem& p) {
                              bytes),
         "shared memory of conv_projection_forward");
   const int blocks = std::min(p.tiles, multiprocessors(ctx));
-  forward_kernel<kOutputs><<<static_cast<unsigned>(blocks), threads_for(kOutputs),
-                             static_cast<size_t>(bytes), stream_of(ctx)>>>(p);
+  start_overlapping(stream_of(ctx), forward_kernel<kOutputs>, static_cast<unsigned>(blocks),
+                    threads_for(kOutputs), bytes, p);
   check_launch(ctx, "conv_projection_forward", p.x.extent[0], " x ", p.x.extent[1], " x ",
                p.x.extent[2], ", ", p.projection.extent[0], " outputs");
   return true;

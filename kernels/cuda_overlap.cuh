@@ -17,12 +17,6 @@ __device__ inline void after_previous_kernel() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
-/// First statement of any other kernel that such a one follows.
-__device__ inline void let_next_kernel_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
 
 /// True when the device of the calling thread can overlap kernels.
 inline bool kernels_overlap() {
@@ -36,13 +30,13 @@ inline bool kernels_overlap() {
 
 /// Launches a kernel that begins with after_previous_kernel.
 template <class... Parameters, class... Arguments>
-void start_overlapping(cudaStream_t stream, void (*kernel)(Parameters...), unsigned blocks,
+void start_overlapping(cudaStream_t stream, void (*kernel)(Parameters...), dim3 blocks,
                        dim3 threads, int shared_bytes, const Arguments&... arguments) {
   cudaLaunchAttribute overlap{};
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
+  config.gridDim = blocks;
   config.blockDim = threads;
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;

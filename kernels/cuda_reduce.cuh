@@ -7,6 +7,7 @@
 #include <bit>
 #include <type_traits>
 
+#include "kernels/cuda_overlap.cuh"
 #include "kernels/cuda_tiles.cuh"
 #include "kernels/linear.h"
 
@@ -59,6 +60,7 @@ struct SumsOfLaunch {
 template <class Real, int V, int kArrays>
 __global__ void __launch_bounds__(kSumThreads)
     add_partials_kernel(const __grid_constant__ SumsOfLaunch<Real, kArrays> a) {
+  after_previous_kernel();
   constexpr int kBytes = V * static_cast<int>(sizeof(Real));
   __shared__ __align__(16) Real found[kSumAhead][kSumThreads * V];
   const auto block = static_cast<int>(blockIdx.x);
@@ -135,8 +137,8 @@ void launch_sums(const Context& ctx, const char* kernel, const PartialSums<Real>
     blocks += ceil_div(from.count, slots * V);
   }
   if (blocks == 0) return;
-  add_partials_kernel<Real, V, kArrays>
-      <<<static_cast<unsigned>(blocks), kSumThreads, 0, stream_of(ctx)>>>(launch);
+  start_overlapping(stream_of(ctx), add_partials_kernel<Real, V, kArrays>,
+                    static_cast<unsigned>(blocks), kSumThreads, 0, launch);
   check_launch(ctx, kernel, arrays[0].chunks, " partials of ", arrays[0].count);
 }
 

@@ -21,19 +21,25 @@ void check(const Context& ctx, ConstTensorView a, ConstTensorView b, const char*
 void decay_rates_forward(Context& ctx, ConstTensorView A_log, TensorView A) {
   check(ctx, A_log, A, "decay_rates_forward");
   if (!ctx.device().is_cpu()) return cuda::decay_rates_forward(ctx, A_log, A);
-  const auto in = A_log.flat<const float>();
-  const auto out = A.flat<float>();
-  for (size_t i = 0; i < in.size(); ++i) out[i] = -std::exp(in[i]);
+  const auto in = A_log.as<const float, 2>();
+  const auto out = A.as<float, 2>();
+  for (int64_t m = 0; m < in.extent[0]; ++m) {
+    for (int64_t i = 0; i < in.extent[1]; ++i) *out.at(m, i) = -std::exp(*in.at(m, i));
+  }
 }
 
 void decay_rates_backward(Context& ctx, ConstTensorView dA, ConstTensorView A, TensorView dA_log) {
   check(ctx, dA, A, "decay_rates_backward");
   check(ctx, dA, dA_log, "decay_rates_backward");
   if (!ctx.device().is_cpu()) return cuda::decay_rates_backward(ctx, dA, A, dA_log);
-  const auto gradient = dA.flat<const float>();
-  const auto rate = A.flat<const float>();
-  const auto out = dA_log.flat<float>();
-  for (size_t i = 0; i < out.size(); ++i) out[i] += gradient[i] * rate[i];
+  const auto gradient = dA.as<const float, 2>();
+  const auto rate = A.as<const float, 2>();
+  const auto out = dA_log.as<float, 2>();
+  for (int64_t m = 0; m < out.extent[0]; ++m) {
+    for (int64_t i = 0; i < out.extent[1]; ++i) {
+      *out.at(m, i) += *gradient.at(m, i) * *rate.at(m, i);
+    }
+  }
 }
 
 }  // namespace gmamba

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /// The decay rates of the scan and their gradient: A = -exp(A_log), dA_log += dA * A.
-/// Shapes  all (E, N) fp32
+/// Shapes  all (M, W) fp32, rows may be strided: (E, N) of a layer, or all layers' at once
 #pragma once
 
 #include "libmamba/core/context.h"

@@ -193,6 +193,7 @@ __device__ void store_rows(const Problem& p, int64_t tile, const float* parts, i
 template <int kInputs, int kRows>
 __global__ void __launch_bounds__(kRows == 32 ? 256 : 512)
     linear_backward_kernel(const __grid_constant__ Problem p) {
+  after_previous_kernel();
   extern __shared__ __align__(16) char shared[];
   const int outputs = static_cast<int>(p.dy.extent[1]);
   const Places<kInputs, kRows> places(outputs);
@@ -272,9 +273,8 @@ int64_t launch(Context& ctx, Problem& p) {
   check(cudaFuncSetAttribute(linear_backward_kernel<kInputs, kRows>,
                              cudaFuncAttributeMaxDynamicSharedMemorySize, places.bytes),
         "shared memory of linear_backward");
-  linear_backward_kernel<kInputs, kRows>
-      <<<static_cast<unsigned>(blocks), static_cast<unsigned>(outputs / 2),
-         static_cast<size_t>(places.bytes), stream>>>(p);
+  start_overlapping(stream, linear_backward_kernel<kInputs, kRows>, static_cast<unsigned>(blocks),
+                    static_cast<unsigned>(outputs / 2), places.bytes, p);
   check_launch(ctx, "linear_backward", p.dy.extent[0], " x ", outputs, ", ", kInputs, " inputs");
   return blocks;
 }

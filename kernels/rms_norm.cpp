@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "kernels/checks.h"
 #include "kernels/cuda_basic.h"
@@ -44,19 +45,20 @@ float forward_row(float* HWY_RESTRICT h, const float* HWY_RESTRICT branch,
   return rstd;
 }
 
-/// One row of the backward pass; adds to dh and to dweight.
-void backward_row(const float* HWY_RESTRICT dy, const float* HWY_RESTRICT h,
-                  const float* HWY_RESTRICT weight, float rstd, int64_t width,
-                  float* HWY_RESTRICT dh, float* HWY_RESTRICT dweight) {
+/// One row of the backward pass; adds to dh and to dweight. `inverse` is 1 / weight.
+void backward_row(const float* HWY_RESTRICT dy, const float* HWY_RESTRICT y,
+                  const float* HWY_RESTRICT weight, const float* HWY_RESTRICT inverse, float rstd,
+                  int64_t width, float* HWY_RESTRICT dh, float* HWY_RESTRICT dweight) {
   const float dot = SumRow(width, [&](auto d, int64_t i) HWY_ATTR {
-    return hn::Mul(hn::Mul(hn::LoadU(d, dy + i), hn::LoadU(d, weight + i)), hn::LoadU(d, h + i));
+    return hn::Mul(hn::LoadU(d, dy + i), hn::LoadU(d, y + i));
   });
-  const float pull = rstd * rstd * rstd * dot / static_cast<float>(width);
+  const float pull = rstd * dot / static_cast<float>(width);
   OverRow(width, [&](auto d, int64_t i) HWY_ATTR {
-    const auto g = hn::Mul(hn::LoadU(d, dy + i), hn::Set(d, rstd));
-    const auto v = hn::LoadU(d, h + i);
+    const auto g = hn::LoadU(d, dy + i);
+    const auto v = hn::Mul(hn::LoadU(d, y + i), hn::LoadU(d, inverse + i));
     hn::StoreU(hn::MulAdd(g, v, hn::LoadU(d, dweight + i)), d, dweight + i);
-    const auto through = hn::MulAdd(g, hn::LoadU(d, weight + i), hn::LoadU(d, dh + i));
+    const auto scaled = hn::Mul(g, hn::Set(d, rstd));
+    const auto through = hn::MulAdd(scaled, hn::LoadU(d, weight + i), hn::LoadU(d, dh + i));
     hn::StoreU(hn::NegMulAdd(v, hn::Set(d, pull), through), d, dh + i);
   });
 }
@@ -76,15 +78,23 @@ constexpr int64_t kTileElements = 16384;  // a tile's rows stay in the second-le
 constexpr int64_t kSumRows = 64;          // rows that dweight sums in fp32
 constexpr int64_t kMostChunks = 256;
 
+/// The factors that weights stand for, or their inverses.
+std::vector<float> scales(ConstTensorView weight, bool inverse) {
+  std::vector<float> out;
+  for (const float w : weight.flat<const float>()) {
+    out.push_back(inverse ? 1.0F / norm_scale(w) : norm_scale(w));
+  }
+  return out;
+}
+
 int64_t tile_rows(int64_t width) { return std::max<int64_t>(1, kTileElements / (width + 1)); }
 
 void forward_cpu(const Context& ctx, const RmsNormForward& args) {
   const auto h = args.residual.as<float, 2>();
   const auto branch = args.branch.as<const float, 2>();
-  const float* const weight = args.weight.as<const float, 1>().data;
+  const std::vector<float> scale = scales(args.weight, false);
   const auto y = args.y.as<float, 2>();
   const auto rstd = args.rstd.as<float, 1>();
-  const auto out = args.residual_out.as<float, 2>();
   const int64_t rows = y.extent[0];
   const int64_t width = y.extent[1];
   const int64_t step = tile_rows(width);
@@ -92,10 +102,8 @@ void forward_cpu(const Context& ctx, const RmsNormForward& args) {
     const int64_t end = std::min(rows, (tile + 1) * step);
     for (int64_t m = tile * step; m < end; ++m) {
       const float* const added = branch.empty() ? nullptr : branch.at(m);
-      float* row = h.at(m);
-      if (!out.empty()) row = std::copy_n(row, width, out.at(m)) - width;
-      const float factor =
-          HWY_DYNAMIC_DISPATCH(forward_row)(row, added, weight, width, args.epsilon, y.at(m));
+      const float factor = HWY_DYNAMIC_DISPATCH(forward_row)(h.at(m), added, scale.data(), width,
+                                                             args.epsilon, y.at(m));
       if (!rstd.empty()) *rstd.at(m) = factor;
     }
   });
@@ -103,9 +111,10 @@ void forward_cpu(const Context& ctx, const RmsNormForward& args) {
 
 void backward_cpu(Context& ctx, const RmsNormBackward& args) {
   const auto dy = args.dy.as<const float, 2>();
-  const auto h = args.residual.as<const float, 2>();
+  const auto y = args.y.as<const float, 2>();
   const float* const rstd = args.rstd.as<const float, 1>().data;
-  const float* const weight = args.weight.as<const float, 1>().data;
+  const std::vector<float> scale = scales(args.weight, false);
+  const std::vector<float> inverse = scales(args.weight, true);
   const auto dh = args.dresidual.as<float, 2>();
   const auto dbranch = args.dbranch.as<float, 2>();
   const int64_t rows = args.dy.dim(0);
@@ -124,7 +133,7 @@ void backward_cpu(Context& ctx, const RmsNormBackward& args) {
       for (int64_t m = first; m < std::min(end, first + kSumRows); ++m) {
         if (args.residual_mode == GradMode::kOverwrite) std::fill_n(dh.at(m), width, 0.0F);
         HWY_DYNAMIC_DISPATCH(backward_row)
-        (dy.at(m), h.at(m), weight, rstd[m], width, dh.at(m), sums);
+        (dy.at(m), y.at(m), scale.data(), inverse.data(), rstd[m], width, dh.at(m), sums);
         if (!dbranch.empty()) std::copy_n(dh.at(m), width, dbranch.at(m));
       }
       for (int64_t i = 0; i < width; ++i) totals[i] += static_cast<double>(sums[i]);
@@ -144,7 +153,6 @@ void rms_norm_forward(Context& ctx, const RmsNormForward& args) {
   door.optional("branch", args.branch, door.activation(args.branch), {rows, width});
   door.expect("weight", args.weight, DType::kF32, {width});
   door.expect("y", args.y, door.activation(args.y), {rows, width});
-  door.optional("residual_out", args.residual_out, DType::kF32, {rows, width});
   door.optional("rstd", args.rstd, DType::kF32, {rows});
   if (!ctx.device().is_cpu()) {
     return cuda::rms_norm_forward(ctx, args);
@@ -159,7 +167,7 @@ void rms_norm_backward(Context& ctx, const RmsNormBackward& args) {
   door.first("dy", args.dy, door.activation(args.dy), 2);
   const int64_t rows = args.dy.dim(0);
   const int64_t width = args.dy.dim(1);
-  door.expect("residual", args.residual, DType::kF32, {rows, width});
+  door.expect("y", args.y, args.dy.dtype, {rows, width});
   door.expect("rstd", args.rstd, DType::kF32, {rows});
   door.expect("weight", args.weight, DType::kF32, {width});
   door.expect("dresidual", args.dresidual, DType::kF32, {rows, width});

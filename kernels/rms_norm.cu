@@ -5,8 +5,8 @@
 /// block
 ///         per row, element by element. The backward pass keeps each lane's sums of dweight in
 ///         registers over all rows of its warp: one partial per block, added in order
-/// Floor   forward 8 D (residual in and out) + 2 D sizeof(T) bytes per row, backward 12 D +
-///         2 D sizeof(T): D = 256 in bf16 over 2^20 rows 1.07 and 1.43 ms at 3.0 TB/s
+/// Floor   forward 8 D (residual in and out) + 2 D sizeof(T) bytes per row, backward 8 D +
+///         3 D sizeof(T): D = 256 in bf16 over 2^20 rows 1.07 and 1.25 ms at 3.0 TB/s
 #include "kernels/rms_norm.h"
 
 #include <algorithm>
@@ -26,17 +26,22 @@ constexpr int64_t kWidest = int64_t{8} * kSpan;  // of a row that one warp does
 /// The typed arguments; B is the type of the branch, Y of y.
 template <class B, class Y>
 struct Forward {
-  View<const float, 2> residual;  // (M, D)
-  View<const B, 2> branch;        // (M, D) or empty
-  const float* weight;            // (D)
+  View<float, 2> residual;  // (M, D)
+  View<const B, 2> branch;  // (M, D) or empty
+  const float* weight;      // (D)
   float epsilon;
-  View<Y, 2> y;        // (M, D)
-  float* rstd;         // (M) or null
-  View<float, 2> sum;  // (M, D) where residual + branch goes, or empty
+  View<Y, 2> y;  // (M, D)
+  float* rstd;   // (M) or null
 };
+
+/// norm_scale of rms_norm.h.
+__device__ inline float scale_of(float weight) {
+  return fabsf(weight) < kLeastNormScale ? copysignf(kLeastNormScale, weight) : weight;
+}
 
 template <int Spans, class B, class Y>
 __global__ void __launch_bounds__(kThreads) forward_warp_kernel(Forward<B, Y> a) {
+  after_previous_kernel();
   const int lane = threadIdx.x % kWarp;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
   if (row >= a.y.extent[0]) return;
@@ -57,8 +62,8 @@ __global__ void __launch_bounds__(kThreads) forward_warp_kernel(Forward<B, Y> a)
       load_floats<kVector>(a.branch.at(row, column), added);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) h[s][i] += added[i];
+      store_floats<kVector>(a.residual.at(row, column), h[s]);
     }
-    if (!a.sum.empty()) store_floats<kVector>(a.sum.at(row, column), h[s]);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) squares += h[s][i] * h[s][i];
   }
@@ -72,7 +77,7 @@ __global__ void __launch_bounds__(kThreads) forward_warp_kernel(Forward<B, Y> a)
     float weight[kVector];
     load_floats<kVector>(a.weight + column, weight);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) h[s][i] = h[s][i] * rstd * weight[i];
+    for (int i = 0; i < kVector; ++i) h[s][i] = h[s][i] * rstd * scale_of(weight[i]);
     store_floats<kVector>(a.y.at(row, column), h[s]);
   }
 }
@@ -80,6 +85,7 @@ __global__ void __launch_bounds__(kThreads) forward_warp_kernel(Forward<B, Y> a)
 /// Any width, any alignment: a block per row. The sum is read again where it was written.
 template <class B, class Y>
 __global__ void __launch_bounds__(kThreads) forward_block_kernel(Forward<B, Y> a) {
+  after_previous_kernel();
   __shared__ float scratch[kWarps];
   const int64_t width = a.y.extent[1];
   for (int64_t row = blockIdx.x; row < a.y.extent[0]; row += gridDim.x) {
@@ -97,8 +103,8 @@ __global__ void __launch_bounds__(kThreads) forward_block_kernel(Forward<B, Y> a
     if (a.rstd != nullptr && threadIdx.x == 0) a.rstd[row] = rstd;
     for (int64_t i = threadIdx.x; i < width; i += kThreads) {
       const float h = value(i);
-      if (!a.sum.empty()) *a.sum.at(row, i) = h;
-      store_as(a.y.at(row, i), h * rstd * a.weight[i]);
+      if (!a.branch.empty()) *a.residual.at(row, i) = h;
+      store_as(a.y.at(row, i), h * rstd * scale_of(a.weight[i]));
     }
   }
 }
@@ -106,47 +112,42 @@ __global__ void __launch_bounds__(kThreads) forward_block_kernel(Forward<B, Y> a
 template <class B, class Y>
 void forward(const Context& ctx, const RmsNormForward& args) {
   Forward<B, Y> a{};
-  a.residual = ConstTensorView(args.residual).as<const float, 2>();
+  a.residual = args.residual.as<float, 2>();
   a.branch = args.branch.as<const B, 2>();
   a.weight = args.weight.flat<const float>().data();
   a.epsilon = args.epsilon;
   a.y = args.y.as<Y, 2>();
   a.rstd = args.rstd.flat<float>().data();
-  a.sum = !args.residual_out.empty() ? args.residual_out.as<float, 2>()
-          : args.branch.empty()      ? View<float, 2>{}
-                                     : args.residual.as<float, 2>();
   const int64_t rows = a.y.extent[0];
   const int64_t width = a.y.extent[1];
   const bool vectors = width % kVector == 0 && aligned(a.residual, 16) && aligned(a.branch, 16) &&
-                       aligned(a.y, 16) && aligned(a.sum, 16) &&
-                       reinterpret_cast<uintptr_t>(a.weight) % 16 == 0;
+                       aligned(a.y, 16) && reinterpret_cast<uintptr_t>(a.weight) % 16 == 0;
   const cudaStream_t stream = stream_of(ctx);
   if (vectors && width <= kWidest) {
     const auto blocks = static_cast<unsigned>(ceil_div(rows, kWarps));
     if (width <= kSpan) {
-      forward_warp_kernel<1><<<blocks, kThreads, 0, stream>>>(a);
+      start_overlapping(stream, forward_warp_kernel<1, B, Y>, blocks, kThreads, 0, a);
     } else if (width <= 2 * kSpan) {
-      forward_warp_kernel<2><<<blocks, kThreads, 0, stream>>>(a);
+      start_overlapping(stream, forward_warp_kernel<2, B, Y>, blocks, kThreads, 0, a);
     } else if (width <= 4 * kSpan) {
-      forward_warp_kernel<4><<<blocks, kThreads, 0, stream>>>(a);
+      start_overlapping(stream, forward_warp_kernel<4, B, Y>, blocks, kThreads, 0, a);
     } else {
-      forward_warp_kernel<8><<<blocks, kThreads, 0, stream>>>(a);
+      start_overlapping(stream, forward_warp_kernel<8, B, Y>, blocks, kThreads, 0, a);
     }
   } else {
     const auto blocks = static_cast<unsigned>(std::min<int64_t>(rows, 1 << 20));
-    forward_block_kernel<<<blocks, kThreads, 0, stream>>>(a);
+    start_overlapping(stream, forward_block_kernel<B, Y>, blocks, kThreads, 0, a);
   }
   check_launch(ctx, "rms_norm_forward", to_string(args.y.shape()));
 }
 
 template <class T, class B>
 struct Backward {
-  View<const T, 2> dy;            // (M, D)
-  View<const float, 2> residual;  // (M, D)
-  const float* rstd;              // (M)
-  const float* weight;            // (D)
-  View<float, 2> dresidual;       // (M, D)
-  View<B, 2> dbranch;             // (M, D) or empty
+  View<const T, 2> dy, y;    // (M, D)
+  const float* rstd;         // (M)
+  const float* weight;       // (D)
+  View<float, 2> dresidual;  // (M, D)
+  View<B, 2> dbranch;        // (M, D) or empty
   bool overwrite;
 };
 
@@ -163,6 +164,7 @@ template <int Spans, class T, class B>
 __global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
                                   BackwardShape<Spans>::kResident)
     backward_warp_kernel(Backward<T, B> a, float* partials) {
+  after_previous_kernel();
   constexpr int kWarps = BackwardShape<Spans>::kWarps;
   extern __shared__ float sums[];  // (warps, D)
   const int lane = threadIdx.x % kWarp;
@@ -170,19 +172,21 @@ __global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
   const int64_t rows = a.dy.extent[0];
   const int64_t width = a.dy.extent[1];
   float weight[Spans][kVector];
-  float dweight[Spans][kVector];
+  float inverse[Spans][kVector];
+  float dweight[Spans][kVector];  // times weight, until the end
 #pragma unroll
   for (int s = 0; s < Spans; ++s) {
     const int64_t column = s * kSpan + lane * kVector;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) {
       dweight[s][i] = 0;
-      weight[s][i] = column < width ? a.weight[column + i] : 0;
+      weight[s][i] = column < width ? scale_of(a.weight[column + i]) : 1;
+      inverse[s][i] = 1.0F / weight[s][i];
     }
   }
   const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
   for (int64_t row = static_cast<int64_t>(blockIdx.x) * kWarps + warp; row < rows; row += step) {
-    float h[Spans][kVector];
+    float y[Spans][kVector];
     float dy[Spans][kVector];
     float stream[Spans][kVector];
     float dot = 0;
@@ -190,10 +194,10 @@ __global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
     for (int s = 0; s < Spans; ++s) {
       const int64_t column = s * kSpan + lane * kVector;
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) h[s][i] = dy[s][i] = stream[s][i] = 0;
+      for (int i = 0; i < kVector; ++i) y[s][i] = dy[s][i] = stream[s][i] = 0;
       if (column < width) {
         load_floats<kVector>(a.dy.at(row, column), dy[s]);
-        load_floats<kVector>(a.residual.at(row, column), h[s]);
+        load_floats<kVector>(a.y.at(row, column), y[s]);
         if (!a.overwrite) load_floats<kVector>(a.dresidual.at(row, column), stream[s]);
       }
     }
@@ -201,17 +205,16 @@ __global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
 #pragma unroll
     for (int s = 0; s < Spans; ++s) {
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) dot += dy[s][i] * weight[s][i] * h[s][i];
+      for (int i = 0; i < kVector; ++i) dot += dy[s][i] * y[s][i];
     }
-    const float pull = rstd * rstd * rstd * warp_sum(dot) / static_cast<float>(width);
+    const float pull = rstd * warp_sum(dot) / static_cast<float>(width);
 #pragma unroll
     for (int s = 0; s < Spans; ++s) {
       const int64_t column = s * kSpan + lane * kVector;
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
-        const float g = dy[s][i] * rstd;
-        dweight[s][i] += g * h[s][i];
-        stream[s][i] += g * weight[s][i] - h[s][i] * pull;
+        dweight[s][i] += dy[s][i] * y[s][i];
+        stream[s][i] += dy[s][i] * rstd * weight[s][i] - y[s][i] * inverse[s][i] * pull;
       }
       if (column < width) {
         store_floats<kVector>(a.dresidual.at(row, column), stream[s]);
@@ -222,6 +225,8 @@ __global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
 #pragma unroll
   for (int s = 0; s < Spans; ++s) {
     const int64_t column = s * kSpan + lane * kVector;
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) dweight[s][i] *= inverse[s][i];
     if (column < width) store_floats<kVector>(sums + warp * width + column, dweight[s]);
   }
   __syncthreads();
@@ -235,20 +240,22 @@ __global__ void __launch_bounds__(BackwardShape<Spans>::kWarps* kWarp,
 
 template <class T, class B>
 __global__ void __launch_bounds__(kThreads) backward_block_kernel(Backward<T, B> a) {
+  after_previous_kernel();
   __shared__ float scratch[kWarps];
   const int64_t width = a.dy.extent[1];
   for (int64_t row = blockIdx.x; row < a.dy.extent[0]; row += gridDim.x) {
     float dot = 0;
     for (int64_t i = threadIdx.x; i < width; i += kThreads) {
-      dot += as_float(*a.dy.at(row, i)) * a.weight[i] * *a.residual.at(row, i);
+      dot += as_float(*a.dy.at(row, i)) * as_float(*a.y.at(row, i));
     }
     const float rstd = a.rstd[row];
-    const float pull =
-        rstd * rstd * rstd * block_sum<kThreads>(dot, scratch) / static_cast<float>(width);
+    const float pull = rstd * block_sum<kThreads>(dot, scratch) / static_cast<float>(width);
     for (int64_t i = threadIdx.x; i < width; i += kThreads) {
       float* const to = a.dresidual.at(row, i);
-      const float through = as_float(*a.dy.at(row, i)) * rstd * a.weight[i];
-      const float sum = (a.overwrite ? 0.0F : *to) + through - *a.residual.at(row, i) * pull;
+      const float scale = scale_of(a.weight[i]);
+      const float through = as_float(*a.dy.at(row, i)) * rstd * scale;
+      const float normal = as_float(*a.y.at(row, i)) / scale;
+      const float sum = (a.overwrite ? 0.0F : *to) + through - normal * pull;
       *to = sum;
       if (!a.dbranch.empty()) store_as(a.dbranch.at(row, i), sum);
     }
@@ -259,7 +266,8 @@ template <class T, class B>
 struct WeightTerm {
   Backward<T, B> a;
   __device__ float operator()(int64_t row, int64_t column) const {
-    return as_float(*a.dy.at(row, column)) * *a.residual.at(row, column) * a.rstd[row];
+    return as_float(*a.dy.at(row, column)) * as_float(*a.y.at(row, column)) /
+           scale_of(a.weight[column]);
   }
 };
 
@@ -278,8 +286,8 @@ void backward_warps(Context& ctx, const Backward<T, B>& a, const RmsNormBackward
   auto* const kernel = backward_warp_kernel<Spans, T, B>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "rms_norm_backward: shared memory");
-  kernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, static_cast<size_t>(bytes), stream>>>(
-      a, partials);
+  start_overlapping(stream, kernel, static_cast<unsigned>(blocks), kWarps * kWarp, bytes, a,
+                    partials);
   check_launch(ctx, "rms_norm_backward", to_string(args.dy.shape()));
   add_partials(ctx, "rms_norm_backward", static_cast<const float*>(partials), blocks, width, width,
                args.dweight.flat<float>().data(), width, args.mode);
@@ -289,7 +297,7 @@ template <class T, class B>
 void backward(Context& ctx, const RmsNormBackward& args) {
   Backward<T, B> a{};
   a.dy = args.dy.as<const T, 2>();
-  a.residual = args.residual.as<const float, 2>();
+  a.y = args.y.as<const T, 2>();
   a.rstd = args.rstd.flat<const float>().data();
   a.weight = args.weight.flat<const float>().data();
   a.dresidual = args.dresidual.as<float, 2>();
@@ -297,7 +305,7 @@ void backward(Context& ctx, const RmsNormBackward& args) {
   a.overwrite = args.residual_mode == GradMode::kOverwrite;
   const int64_t rows = a.dy.extent[0];
   const int64_t width = a.dy.extent[1];
-  const bool vectors = width % kVector == 0 && aligned(a.residual, 16) && aligned(a.dy, 16) &&
+  const bool vectors = width % kVector == 0 && aligned(a.y, 16) && aligned(a.dy, 16) &&
                        aligned(a.dresidual, 16) && aligned(a.dbranch, 16);
   if (rows > 0 && vectors && width <= kWidest / 2) {
     if (width <= kSpan) return backward_warps<1>(ctx, a, args);
@@ -306,7 +314,7 @@ void backward(Context& ctx, const RmsNormBackward& args) {
   }
   if (rows > 0) {
     const auto blocks = static_cast<unsigned>(std::min<int64_t>(rows, 1 << 20));
-    backward_block_kernel<<<blocks, kThreads, 0, stream_of(ctx)>>>(a);
+    start_overlapping(stream_of(ctx), backward_block_kernel<T, B>, blocks, kThreads, 0, a);
     check_launch(ctx, "rms_norm_backward", to_string(args.dy.shape()));
   }
   column_sums(ctx, "rms_norm_backward", WeightTerm<T, B>{a}, rows, width,

@@ -190,8 +190,8 @@ void start_summary(Context& ctx, const SummaryArgs<T>& p, int64_t units) {
   const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks);
   const auto kernel =
       with_shared_memory(scan_summary_kernel<T, kStates, kSplit, kGradient, 8>, bytes);
-  kernel<<<grid_of(units * ceil_div(p.d_inner, p.width)), kSummaryThreads, bytes, stream_of(ctx)>>>(
-      p);
+  start_overlapping(stream_of(ctx), kernel, grid_of(units * ceil_div(p.d_inner, p.width)),
+                    kSummaryThreads, bytes, p);
 }
 /// The same on tensor cores.
 template <bool kGradient, int kStates>
@@ -204,8 +204,8 @@ void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) 
                                 : scan_summary_mma_kernel<kStates, kGradient, false, kBlocks>,
       bytes);
   const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
-  kernel<<<grid_of(ceil_div(warps, kSummaryMmaWarps)), kSummaryMmaWarps * 32, bytes,
-           stream_of(ctx)>>>(p);
+  start_overlapping(stream_of(ctx), kernel, grid_of(ceil_div(warps, kSummaryMmaWarps)),
+                    kSummaryMmaWarps * 32, bytes, p);
 }
 
 /// Where both kernels can summarise states of long chunks, the place where the device writes its

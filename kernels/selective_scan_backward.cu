@@ -246,7 +246,8 @@ void backward(Context& ctx, const SelectiveScanBackward& args) {
   sums.columns = main.columns;
   const int64_t quads = p.batch * p.length * (main.columns / 2);
   if (quads > 0) {
-    scan_position_sums_kernel<T><<<grid_of(ceil_div(quads, 256)), 256, 0, stream_of(ctx)>>>(sums);
+    start_overlapping(stream_of(ctx), scan_position_sums_kernel<T>, grid_of(ceil_div(quads, 256)),
+                      256, 0, sums);
     check_launch(ctx, "scan_position_sums", p.batch, " x ", p.length, ", state ", p.d_state);
   }
   sum_parameters(ctx, p, args);

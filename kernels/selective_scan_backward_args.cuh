@@ -2,6 +2,7 @@
 /// What both kernels of the scan's backward pass get, and the sums over groups of channels.
 #pragma once
 
+#include "kernels/cuda_overlap.cuh"
 #include "kernels/scan_common.cuh"
 
 namespace gmamba::cuda::scan {
@@ -44,6 +45,7 @@ struct PositionSums {
 /// dB and dC: the sums of all groups of channels, in order.
 template <class T>
 __global__ void __launch_bounds__(256) scan_position_sums_kernel(const PositionSums<T> p) {
+  after_previous_kernel();
   const int quads = p.columns / 2;
   const int64_t rows = p.batch * p.length;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;

@@ -21,6 +21,7 @@
 ///         (1.05 with z) for 2^20 positions of 512 channels
 #pragma once
 
+#include "kernels/cuda_overlap.cuh"
 #include "kernels/scan_stage.cuh"
 
 namespace gmamba::cuda::scan {
@@ -117,6 +118,7 @@ __device__ inline int item_of_rank(float remaining, uint32_t* keys, int* order, 
 template <class T, int kStates, int kSplit, bool kGradient, int kSub>
 __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
     scan_summary_kernel(const SummaryArgs<T> p) {
+  after_previous_kernel();
   using S = SummaryShape<T, kStates, kSplit, kGradient>;
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;

@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   constexpr int kBlocks = Walk::kBlocks;
   extern __shared__ __align__(16) unsigned char summary_shared[];
 
-  let_next_kernel_begin();
+  after_previous_kernel();
   if (p.mma != nullptr && *p.mma == 0) return;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;

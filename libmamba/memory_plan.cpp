@@ -30,31 +30,30 @@ int64_t rows_bytes(int64_t rows, int64_t bytes_per_row, const char* what) {
   return checked_mul(rows, bytes_per_row, what);
 }
 
-/// Scratch of Model::run beyond what it saves: residual (fp32), branch, u, hidden; xz; x_dbl; conv,
-/// delta, y.
+/// Rows of Model::run's scratch beyond what it saves: residual (fp32), branch, u, hidden; xz;
+/// x_dbl; conv, delta, y.
 int64_t forward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic) {
   const Widths w(config, arithmetic);
   return rows_bytes(rows, kFloat * w.d + w.act * (3 * w.d + 2 * w.e + w.x_dbl + 3 * w.e),
                     "activations");
 }
 
-/// Kept per layer: residual and rstd (fp32), x_dbl, scan states (fp32); on a CPU xz, on a GPU u and
-/// conv, which take longer to compute again for their bytes.
+/// Kept per layer: u, rstd (fp32), x_dbl, scan states (fp32); on a CPU xz, on a GPU conv, which
+/// takes longer to compute again for its bytes.
 int64_t saved_bytes(const ModelConfig& config, int64_t batch, int64_t segment,
                     const Arithmetic& arithmetic) {
   const Widths w(config, arithmetic);
   const int64_t rows = checked_mul(batch, segment, "activations");
-  const int64_t own = arithmetic.device.is_cpu() ? 2 * w.e : w.d + w.e;
-  const int64_t streams =
-      rows_bytes(rows, kFloat * (w.d + 1) + w.act * (own + w.x_dbl), "activations");
+  const int64_t own = arithmetic.device.is_cpu() ? 2 * w.e : w.e;
+  const int64_t streams = rows_bytes(rows, kFloat + w.act * (w.d + own + w.x_dbl), "activations");
   const int64_t states = rows_bytes(batch * scan_saved_states(segment, arithmetic.device),
                                     kFloat * w.scan_states, "activations");
   return checked_mul(config.n_layers, streams + states, "activations") +
-         rows_bytes(rows, kFloat * (w.d + 1), "activations");
+         rows_bytes(rows, kFloat, "activations");
 }
 
 /// Scratch of Model::backward: dresidual (fp32), hidden, dhidden; dxz; dx_dbl; ddelta, y, dy (later
-/// u, du), dconv; what is computed again: on a CPU conv and delta, on a GPU delta and xz unless all
+/// du), dconv; what is computed again: on a CPU conv and delta, on a GPU delta and xz unless all
 /// layers keep theirs; with narrow activations a copy of dresidual.
 int64_t backward_scratch(const ModelConfig& config, int64_t rows, const Arithmetic& arithmetic,
                          int64_t extras) {
@@ -84,15 +83,27 @@ int64_t held_by_extras(const ModelConfig& config, int64_t rows, const Arithmetic
   return rows_bytes(rows, w.act * w.e * (deltas + 2 * (extras - deltas)), "activations");
 }
 
+/// Decay rates of all layers.
+int64_t rates_bytes(const ModelConfig& config) {
+  return checked_product({config.n_layers, config.d_inner(), config.d_state, kFloat}, "rates");
+}
+/// The states, or their gradients, that a pass leaves.
+int64_t states_left(const ModelConfig& config, int64_t batch) {
+  const int64_t all = SequenceState::bytes(config, batch);
+  return SequenceState::small(config, batch) ? all : all / config.n_layers;
+}
+
 /// What kernels take from the arena: on a GPU the scan's partial sums of dB and dC over groups of
-/// 64 channels (fp32), partial sums of parameters' gradients, rounded matrices; and the states and
-/// their gradients of the layer at work.
+/// 64 channels (fp32), partial sums of parameters' gradients, rounded matrices; and what passes
+/// take beside rows.
 int64_t kernel_scratch(const ModelConfig& config, int64_t batch, int64_t rows,
                        const Arithmetic& arithmetic) {
-  const int64_t states = 2 * SequenceState::bytes(config, batch) / config.n_layers;
+  const int64_t states = states_left(config, batch);
+  const int64_t rates = 2 * rates_bytes(config);  // and their gradients
   if (arithmetic.device.is_cpu()) {
     return checked_add(
-        states, scan_backward_scratch_cpu(batch, rows / batch, config.d_inner(), config.d_state),
+        states + rates,
+        scan_backward_scratch_cpu(batch, rows / batch, config.d_inner(), config.d_state),
         "activations");
   }
   // the library's workspace, and partial sums of which there are as many as fill the machine
@@ -104,7 +115,7 @@ int64_t kernel_scratch(const ModelConfig& config, int64_t batch, int64_t rows,
           ? 0
           : ParameterLayout(config).buffer_size() * size_of(arithmetic.activations);
   return checked_add(rows_bytes(rows, groups * columns * kFloat, "activations"),
-                     checked_add(kPartials + matrices, states + states / 2, "activations"),
+                     checked_add(kPartials + matrices + rates, 2 * states, "activations"),
                      "activations");
 }
 
@@ -135,6 +146,7 @@ MemoryPlan plan_forward(const ModelConfig& config, int64_t batch, int64_t segmen
   plan.items.push_back({"parameters", ParameterLayout(config).buffer_size() * kFloat});
   plan.items.push_back({"sequence state", SequenceState::bytes(config, batch)});
   plan.items.push_back({"activations", forward_scratch(config, rows, arithmetic)});
+  plan.items.push_back({"rates and states left", rates_bytes(config) + states_left(config, batch)});
   plan.items.push_back({"logits", rows_bytes(rows, kFloat * config.vocab_size, "logits")});
   return plan;
 }
@@ -247,6 +259,8 @@ MemoryPlan plan_sequence_training(const ModelConfig& config, int64_t batch, int6
     const int64_t rows = checked_mul(batch, std::min(length, segment), "activations");
     plan.items.push_back({"sequence state", SequenceState::bytes(config, batch)});
     plan.items.push_back({"activations", forward_scratch(config, rows, arithmetic)});
+    plan.items.push_back(
+        {"rates and states left", rates_bytes(config) + states_left(config, batch)});
     if (!arithmetic.device.is_cpu()) {
       plan.items.push_back({"kernels' own", kernel_scratch(config, batch, rows, arithmetic)});
     }

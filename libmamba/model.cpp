@@ -9,9 +9,10 @@
 ///           behind bias and softplus already)
 ///   y     = scan(x', delta, B, C, z)                 dy -> dx', ddelta, dB, dC, dz
 ///   branch = y W_out^T                               dbranch -> dy, dW_out
-/// Kept for the backward pass: residual, rstd, x_dbl, the scan's states, and what costs most to
-/// compute again for its bytes: xz on a CPU, where products take the time, u and x' on a GPU, where
-/// memory traffic does. The rest is computed again where memory is short (y always).
+/// Kept for the backward pass: u and rstd (which stand for the residual, rms_norm.h), x_dbl, the
+/// scan's states, and what costs most to compute again for its bytes: xz on a CPU, where products
+/// take the time, x' on a GPU, where memory traffic does. The rest is computed again where memory
+/// is short (y always).
 /// Activations are of the context's type. Parameters stay fp32; where activations are bf16, a call
 /// begins by rounding the matrices to a bf16 copy (their bytes are those of a few hundred tokens).
 /// The residual stream and its gradient are fp32, with a bf16 copy of the gradient for the
@@ -72,7 +73,7 @@ void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t extr
   Arena& arena = ctx.arena();
   saved.blocks.assign(static_cast<size_t>(config_.n_layers), BlockSaved{});
   for (BlockSaved& block : saved.blocks) {
-    block.residual = arena.f32({e.rows, e.d_model});
+    block.u = arena.tensor(type, {e.rows, e.d_model});
     block.rstd = arena.f32({e.rows});
     block.x_dbl = arena.tensor(type, {e.rows, e.dt_rank + 2 * e.d_state});
     block.states =
@@ -82,14 +83,12 @@ void Model::take_saved(Context& ctx, int64_t batch, int64_t length, int64_t extr
       block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
       continue;
     }
-    block.u = arena.tensor(type, {e.rows, e.d_model});
     block.conv = arena.tensor(type, {e.rows, e.d_inner});
     if (layer < extras) block.delta = arena.tensor(type, {e.rows, e.d_inner});
     if (layer + config_.n_layers < extras) {
       block.xz = arena.tensor(type, {e.rows, 2 * e.d_inner});
     }
   }
-  saved.residual = arena.f32({e.rows, e.d_model});
   saved.rstd = arena.f32({e.rows});
 }
 
@@ -123,12 +122,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
   // what must outlive this call is taken before the scope that frees the rest
   if (saved != nullptr) take_saved(ctx, e.batch, e.length, pass.extras, *saved);
   const Arena::Scope scope(arena);
-  // a pass that keeps writes the stream into what it keeps, one array per block; another updates
-  // one array in place
-  const auto stream = [&](int64_t i) {
-    return i < config_.n_layers ? saved->blocks[static_cast<size_t>(i)].residual : saved->residual;
-  };
-  TensorView residual = saved != nullptr ? stream(0) : arena.f32(stream_shape);
+  const TensorView residual = arena.f32(stream_shape);
   const TensorView branch = arena.tensor(type, stream_shape);
   const Shape inner_shape = {e.rows, e.d_inner};
   BlockSaved scratch;  // for what a block doesn't keep
@@ -139,9 +133,9 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
   take_lacking(ctx, saved, &BlockSaved::delta, inner_shape, scratch);
   const TensorView y = arena.tensor(type, inner_shape);
   const Matrices matrices(ctx, values_);
-  const TensorView A = arena.f32({e.d_inner, e.d_state});
-  const TensorView tail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
-  const TensorView ssm = arena.f32({e.batch, e.d_inner, e.d_state});
+  const TensorView rates = arena.f32({config_.n_layers, e.d_inner * e.d_state});
+  decay_rates_forward(ctx, of_all_blocks<ConstTensorView>(values_, config_, "mixer.A_log"), rates);
+  const StatesLeft after(ctx, config_, e.batch);
 
   embedding_forward(ctx, tokens.reshape({e.rows}), values_.view("backbone.embeddings.weight"),
                     residual);
@@ -150,7 +144,6 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
     auto p = block_parameters<ConstTensorView>(values_, config_, i);
     matrices.replace(p, i);
     BlockSaved* keep = saved != nullptr ? &saved->blocks[static_cast<size_t>(i)] : nullptr;
-    const bool moves = keep != nullptr && i > 0;
     const auto place = [&](TensorView BlockSaved::*array) {
       return keep != nullptr && !(keep->*array).empty() ? keep->*array : scratch.*array;
     };
@@ -165,9 +158,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                            .weight = p.norm,
                            .epsilon = static_cast<float>(config_.norm_epsilon),
                            .y = u,
-                           .rstd = keep != nullptr ? keep->rstd : TensorView{},
-                           .residual_out = moves ? keep->residual : TensorView{}});
-    if (moves) residual = keep->residual;
+                           .rstd = keep != nullptr ? keep->rstd : TensorView{}});
     linear_forward(ctx, u, p.in_proj, p.in_bias, xz);
     conv_projection_forward(ctx, {.x = e.x(xz),
                                   .weight = p.conv,
@@ -176,12 +167,11 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                                   .projection = p.x_proj,
                                   .y = e.sequence(conv_out),
                                   .projected = x_dbl,
-                                  .tail_out = tail});
+                                  .tail_out = after.conv(i)});
     project_steps(ctx, e, x_dbl, p, delta);
-    decay_rates_forward(ctx, p.A_log, A);
     selective_scan_forward(ctx, {.u = e.sequence(conv_out),
                                  .delta = e.sequence(delta),
-                                 .A = A,
+                                 .A = e.rates(rates, i),
                                  .B = e.B(x_dbl),
                                  .C = e.C(x_dbl),
                                  .D = p.D,
@@ -189,7 +179,7 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                                  .delta_bias = p.dt_bias,
                                  .state_in = state.ssm(i),
                                  .y = goes_on ? e.sequence(y) : TensorView{},
-                                 .state_out = ssm,
+                                 .state_out = after.ssm(i),
                                  .saved_states = keep != nullptr ? keep->states : TensorView{},
                                  .marks = marks_of(pass.passed, i),
                                  .known = marks_of(pass.known, i),
@@ -197,9 +187,9 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                                  .delta_ready = steps_ready(ctx, e)});
     if (pass.passed != nullptr) copy_borders(ctx, *pass.passed, e.x(xz), i);
     if (goes_on) linear_forward(ctx, y, p.out_proj, p.out_bias, branch);
-    ctx.copy(tail, state.conv(i));
-    ctx.copy(ssm, state.ssm(i));
+    after.layer_done(ctx, i, state);
   }
+  after.all_done(ctx, last, state);
   if (hidden.empty()) return;
   const TensorView out = hidden.reshape(stream_shape);
   rms_norm_forward(ctx, {.residual = residual,
@@ -207,8 +197,8 @@ void Model::run(Context& ctx, ConstTensorView tokens, SequenceState& state,
                          .weight = values_.view("backbone.norm_f.weight"),
                          .epsilon = static_cast<float>(config_.norm_epsilon),
                          .y = out,
-                         .rstd = saved != nullptr ? saved->rstd : TensorView{},
-                         .residual_out = saved != nullptr ? saved->residual : TensorView{}});
+                         .rstd = saved != nullptr ? saved->rstd : TensorView{}});
+  if (saved != nullptr) saved->hidden = out;
   if (layer >= 0) convert(ctx, residual, out);
 }
 
@@ -239,17 +229,16 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
   const TensorView y = arena.tensor(type, inner_shape);
   const TensorView dy = arena.tensor(type, inner_shape);
   const TensorView dconv = arena.tensor(type, inner_shape);
-  // wanted when y and dy no longer are
-  scratch.u = head_of(y, stream_shape);
-  const TensorView du = head_of(dy, stream_shape);
+  const TensorView du = head_of(dy, stream_shape);  // wanted when dy no longer is
   const Matrices matrices(ctx, values_);
-  const TensorView A = arena.f32({e.d_inner, e.d_state});
-  const TensorView dA = arena.f32({e.d_inner, e.d_state});
-  const TensorView dtail = arena.f32({e.batch, e.d_conv - 1, e.d_inner});
-  const TensorView dssm = arena.f32({e.batch, e.d_inner, e.d_state});
+  const Shape rates_shape = {config_.n_layers, e.d_inner * e.d_state};
+  const TensorView rates = arena.f32(rates_shape);
+  const TensorView drates = arena.zeros(DType::kF32, rates_shape, ctx.stream());
+  decay_rates_forward(ctx, of_all_blocks<ConstTensorView>(values_, config_, "mixer.A_log"), rates);
+  const StatesLeft dbefore(ctx, config_, e.batch);
 
   rms_norm_backward(ctx, {.dy = dhidden.reshape(stream_shape),
-                          .residual = saved.residual,
+                          .y = saved.hidden,
                           .rstd = saved.rstd,
                           .weight = values_.view("backbone.norm_f.weight"),
                           .dresidual = dresidual,
@@ -266,7 +255,7 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
     const auto place = [&](TensorView BlockSaved::*array) {
       return (keep.*array).empty() ? scratch.*array : keep.*array;
     };
-    const TensorView u = place(&BlockSaved::u);
+    const TensorView u = keep.u;
     const TensorView xz = place(&BlockSaved::xz);
     const TensorView conv_out = place(&BlockSaved::conv);
     const TensorView delta = place(&BlockSaved::delta);
@@ -279,15 +268,12 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                            .y = e.sequence(conv_out)});
     }
     if (keep.delta.empty()) project_steps(ctx, e, keep.x_dbl, p, delta);
-    decay_rates_forward(ctx, p.A_log, A);
-
     linear_backward_input(ctx, dbranch, p.out_proj, dy);
-    ctx.fill_zero(dA);
     selective_scan_backward(ctx, {.dy = e.sequence(dy),
                                   .dstate_out = dstate.ssm(i),
                                   .u = e.sequence(conv_out),
                                   .delta = e.sequence(delta),
-                                  .A = A,
+                                  .A = e.rates(rates, i),
                                   .B = e.B(keep.x_dbl),
                                   .C = e.C(keep.x_dbl),
                                   .D = p.D,
@@ -300,13 +286,12 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                   .dC = e.C(dx_dbl),
                                   .dz = e.z(dxz),
                                   .y = e.sequence(y),
-                                  .dstate_in = dssm,
-                                  .dA = dA,
+                                  .dstate_in = dbefore.ssm(i),
+                                  .dA = e.rates(drates, i),
                                   .dD = g.D,
                                   .ddelta_bias = g.dt_bias,
                                   .mode = GradMode::kAccumulate,
                                   .delta_ready = steps_ready(ctx, e)});
-    decay_rates_backward(ctx, dA, A, g.A_log);
     linear_backward_weight(ctx, dbranch, y, g.out_proj, g.out_bias, GradMode::kAccumulate);
     linear_backward(ctx, {.dy = ddelta,
                           .x = e.dt(keep.x_dbl),
@@ -324,29 +309,25 @@ void Model::backward(Context& ctx, ConstTensorView tokens, const SequenceState& 
                                    .tail_in = state_in.conv(i),
                                    .projection = p.x_proj,
                                    .dx = e.x(dxz),
-                                   .dtail_in = dtail,
+                                   .dtail_in = dbefore.conv(i),
                                    .dweight = g.conv,
                                    .dbias = g.conv_bias,
                                    .dprojection = g.x_proj,
                                    .mode = GradMode::kAccumulate});
-    if (keep.u.empty()) {
-      rms_norm_forward(ctx, {.residual = keep.residual,
-                             .weight = p.norm,
-                             .epsilon = static_cast<float>(config_.norm_epsilon),
-                             .y = u});
-    }
     linear_backward_weight(ctx, dxz, u, g.in_proj, g.in_bias, GradMode::kAccumulate);
     linear_backward_input(ctx, dxz, p.in_proj, du);
     rms_norm_backward(ctx, {.dy = du,
-                            .residual = keep.residual,
+                            .y = u,
                             .rstd = keep.rstd,
                             .weight = p.norm,
                             .dresidual = dresidual,
                             .dweight = g.norm,
                             .dbranch = i > 0 ? dbranch_copy : TensorView{}});
-    ctx.copy(dtail, dstate.conv(i));
-    ctx.copy(dssm, dstate.ssm(i));
+    dbefore.layer_done(ctx, i, dstate);
   }
+  dbefore.all_done(ctx, config_.n_layers, dstate);
+  decay_rates_backward(ctx, drates, rates,
+                       of_all_blocks<TensorView>(gradients, config_, "mixer.A_log"));
   embedding_backward(ctx, tokens.reshape({e.rows}), dresidual,
                      gradients.view("backbone.embeddings.weight"), GradMode::kAccumulate);
 }

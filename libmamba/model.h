@@ -22,12 +22,11 @@ namespace gmamba {
 
 /// What one block keeps of its forward pass; views into the context's arena.
 struct BlockSaved {
-  TensorView residual;  // (M, D) fp32 input of the norm
-  TensorView rstd;      // (M)
-  TensorView x_dbl;     // (M, R+2N) x_proj output, in the type of the activations
-  TensorView states;    // scan states
+  TensorView u;       // (M, D) norm output, in the type of the activations
+  TensorView rstd;    // (M)
+  TensorView x_dbl;   // (M, R+2N) x_proj output
+  TensorView states;  // scan states
   // likewise; what isn't kept is empty and computed again by the backward pass, to the same bits
-  TensorView u;      // (M, D) norm output: kept on a GPU
   TensorView conv;   // (M, E) convolution's output: kept on a GPU
   TensorView delta;  // (M, E) the scan's steps, as it reads them: an extra
   TensorView xz;     // (M, 2E) in_proj output: kept on a CPU, an extra on a GPU
@@ -37,8 +36,8 @@ struct BlockSaved {
 /// goes into what memory is left: delta of the first layers; when all keep theirs, xz of the first.
 struct ForwardSaved {
   std::vector<BlockSaved> blocks;
-  TensorView residual;  // (M, D) input of the final norm
-  TensorView rstd;      // (M)
+  TensorView hidden;  // (M, D) output of the final norm: the caller's
+  TensorView rstd;    // (M)
 };
 
 /// States on the way through a segment, for later passes over parts of it.
@@ -77,7 +76,7 @@ class Model {
                const StatesPassed& passed, TensorView hidden = {}) const;
 
   /// As forward, keeping in `saved` what backward needs (memory of ctx.arena(), valid until the
-  /// enclosing scope ends); with so many `extras`.
+  /// enclosing scope ends) but for `hidden`, which the caller keeps; with so many `extras`.
   /// Marks of an earlier pass over these tokens (`known`) make it cheaper.
   void forward_saving(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                       ForwardSaved& saved, int64_t extras = 0,

@@ -17,8 +17,7 @@ namespace gmamba::detail {
 /// The parameters of one block, or their gradients (`View` is ConstTensorView or TensorView).
 template <class View>
 struct BlockParameters {
-  View norm, in_proj, in_bias, conv, conv_bias, x_proj, dt_proj, dt_bias, A_log, D, out_proj,
-      out_bias;
+  View norm, in_proj, in_bias, conv, conv_bias, x_proj, dt_proj, dt_bias, D, out_proj, out_bias;
 };
 
 template <class View, class Buffer>
@@ -32,7 +31,6 @@ BlockParameters<View> block_parameters(Buffer& buffer, const ModelConfig& config
   p.x_proj = get("mixer.x_proj.weight");
   p.dt_proj = get("mixer.dt_proj.weight");
   p.dt_bias = get("mixer.dt_proj.bias");
-  p.A_log = get("mixer.A_log");
   p.D = get("mixer.D");
   p.out_proj = get("mixer.out_proj.weight");
   if (config.use_bias) {
@@ -44,6 +42,63 @@ BlockParameters<View> block_parameters(Buffer& buffer, const ModelConfig& config
   }
   return p;
 }
+
+/// A parameter of all blocks as (layers, its elements): they lie equally far apart.
+template <class View, class Buffer>
+View of_all_blocks(Buffer& buffer, const ModelConfig& config, const char* name) {
+  const ParameterLayout& layout = buffer.layout();
+  const auto place = [&](int64_t layer) {
+    const int index = layout.find(concat("backbone.layers.", layer, ".", name));
+    return layout.all()[static_cast<size_t>(index)].offset;
+  };
+  View all = buffer.view(concat("backbone.layers.0.", name));
+  const int64_t size = all.size();
+  const int64_t apart = config.n_layers > 1 ? place(1) - place(0) : size;
+  for (int64_t i = 1; i < config.n_layers; ++i) {
+    require(place(i) - place(i - 1) == apart, ErrorKind::kInternal, name,
+            ": blocks lie unequally far apart");
+  }
+  all.rank = 2;
+  all.extent[0] = config.n_layers, all.stride[0] = apart;
+  all.extent[1] = size, all.stride[1] = 1;
+  return all;
+}
+
+/// The states that a pass leaves behind, until they take the place of those it began with: all
+/// layers' at once where they are small, so that two copies do.
+class StatesLeft {
+ public:
+  StatesLeft(Context& ctx, const ModelConfig& config, int64_t batch)
+      : at_once_(SequenceState::small(config, batch)) {
+    const int64_t layers = at_once_ ? config.n_layers : 1;
+    conv_ = ctx.arena().f32({layers, batch, config.d_conv - 1, config.d_inner()});
+    ssm_ = ctx.arena().f32({layers, batch, config.d_inner(), config.d_state});
+  }
+
+  TensorView conv(int64_t layer) const { return of(conv_, layer); }
+  TensorView ssm(int64_t layer) const { return of(ssm_, layer); }
+  /// After the pass through a layer.
+  void layer_done(Context& ctx, int64_t layer, SequenceState& to) const {
+    if (at_once_) return;
+    ctx.copy(conv(0), to.conv(layer));
+    ctx.copy(ssm(0), to.ssm(layer));
+  }
+  /// After the passes through the first `layers`.
+  void all_done(Context& ctx, int64_t layers, SequenceState& to) const {
+    if (!at_once_) return;
+    ctx.copy(conv_.slice(0, 0, layers), to.all_conv().slice(0, 0, layers));
+    ctx.copy(ssm_.slice(0, 0, layers), to.all_ssm().slice(0, 0, layers));
+  }
+
+ private:
+  TensorView of(const TensorView& all, int64_t layer) const {
+    const int64_t i = at_once_ ? layer : 0;
+    return all.slice(0, i, i + 1).reshape({all.dim(1), all.dim(2), all.dim(3)});
+  }
+
+  bool at_once_;
+  TensorView conv_, ssm_;  // (layers or 1, B, K-1, E), (..., B, E, N)
+};
 
 /// The matrices in the type of the activations: the parameters themselves, or rounded copies that
 /// live until the enclosing scope ends.
@@ -112,6 +167,10 @@ struct Extents {
   template <class View>
   View z(const View& xz) const {  // (B, L, E)
     return sequence(xz).slice(2, d_inner, 2 * d_inner);
+  }
+  /// The decay rates of a layer, (E, N), of all layers'.
+  TensorView rates(const TensorView& all, int64_t layer) const {
+    return all.slice(0, layer, layer + 1).reshape({d_inner, d_state});
   }
   template <class View>
   View dt(const View& x_dbl) const {  // (M, R)

@@ -35,6 +35,10 @@ class SequenceState {
   ConstTensorView ssm(int64_t layer) const;
   int64_t bytes() const;
   static int64_t bytes(const ModelConfig& config, int64_t batch);
+  /// True when a pass holds the states that it leaves of all layers at once, not layer by layer.
+  static bool small(const ModelConfig& config, int64_t batch) {
+    return bytes(config, batch) <= int64_t{8} << 20;
+  }
 
   SequenceState clone() const;
   /// Takes the values of a state of the same shape, ordered on the context's stream.

@@ -106,9 +106,9 @@ class KernelBench {
       rms_norm_forward(
           ctx_, {.residual = residual, .branch = branch, .weight = weight, .y = y, .rstd = rstd});
     });
-    row("residual + norm backward", concat(M, " x ", D), m(), {.bytes = d * (12 + act_)}, [&] {
+    row("residual + norm backward", concat(M, " x ", D), m(), {.bytes = d * (8 + 2 * act_)}, [&] {
       rms_norm_backward(ctx_, {.dy = y,
-                               .residual = residual,
+                               .y = y,
                                .rstd = rstd,
                                .weight = weight,
                                .dresidual = dresidual,

@@ -60,15 +60,15 @@ BENCHMARK(BM_RmsNormForward)->UseRealTime()->Unit(benchmark::kMicrosecond);
 void BM_RmsNormBackward(benchmark::State& state) {
   Context& ctx = context();
   const Tensor dy = filled({kTokens, kWidth}, 1e-6);
-  const Tensor h = filled({kTokens, kWidth});
+  const Tensor y = filled({kTokens, kWidth});
   const Tensor rstd = filled({kTokens});
   const Tensor weight = filled({kWidth});
   Tensor dh = filled({kTokens, kWidth});
   Tensor dweight = filled({kWidth});
   for (auto _ : state) {
-    rms_norm_backward(ctx, {dy, h, rstd, weight, dh, dweight, GradMode::kOverwrite});
+    rms_norm_backward(ctx, {dy, y, rstd, weight, dh, dweight, GradMode::kOverwrite});
   }
-  count_bytes(state, 4 * kTokens * kWidth * kFloat);  // dy, h, dh twice
+  count_bytes(state, 4 * kTokens * kWidth * kFloat);  // dy, y, dh twice
 }
 BENCHMARK(BM_RmsNormBackward)->UseRealTime()->Unit(benchmark::kMicrosecond);
 

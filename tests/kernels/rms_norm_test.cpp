@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/rms_norm.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "tests/kernels/kernel_test_helpers.h"
 #include "tests/kernels/simd_targets_fixture.h"
 #include "tests/reference/rms_norm.h"
@@ -77,28 +80,28 @@ TEST_P(RmsNormTargets, BackwardMatchesTheOracle) {
   Context ctx(Device{}, {.threads = 2});
   for (const Case& c : kCases) {
     for (const GradMode mode : {GradMode::kOverwrite, GradMode::kAccumulate}) {
-      Tensor dy_owner, h_owner, dh_owner;
+      Tensor dy_owner, y_owner, dh_owner;
       const TensorView dy = strided_copy(dy_owner, random_tensor({c.rows, c.width}, 1), c.gap);
-      const TensorView h =
-          strided_copy(h_owner, random_tensor({c.rows, c.width}, 2, c.scale), c.gap);
+      const Tensor h = random_tensor({c.rows, c.width}, 2, c.scale);
       const TensorView dh = strided_copy(dh_owner, random_tensor({c.rows, c.width}, 3), c.gap);
       const Tensor weight = random_tensor({c.width}, 4);
       Tensor dweight = random_tensor({c.width}, 5);
-      const auto rstd_values = expected_forward<double>(c, h, {}, weight).rstd;
+      const auto forward = expected_forward<double>(c, h, {}, weight);
       Tensor rstd(Device{}, DType::kF32, {c.rows});
-      for (size_t m = 0; m < rstd_values.size(); ++m) {
-        rstd.host<float>()[m] = static_cast<float>(rstd_values[m]);
-      }
+      Tensor y_values(Device{}, DType::kF32, {c.rows, c.width});
+      std::copy(forward.rstd.begin(), forward.rstd.end(), rstd.host<float>().begin());
+      std::copy(forward.y.begin(), forward.y.end(), y_values.host<float>().begin());
+      const TensorView y = strided_copy(y_owner, y_values, c.gap);
       const auto expected = [&]<class Real>(Real) {
         auto start = values<Real>(dweight.view());
         if (mode == GradMode::kOverwrite) std::fill(start.begin(), start.end(), Real{0});
         return reference::rms_norm_backward<Real>(
-            c.rows, c.width, values<Real>(dy), values<Real>(h), values<Real>(rstd.view()),
+            c.rows, c.width, values<Real>(dy), values<Real>(h.view()), values<Real>(rstd.view()),
             values<Real>(weight.view()), {values<Real>(dh), start});
       };
       const auto oracle = expected(0.0);
       const auto naive = expected(0.0F);
-      rms_norm_backward(ctx, {dy, h, rstd, weight, dh, dweight, mode});
+      rms_norm_backward(ctx, {dy, y, rstd, weight, dh, dweight, mode});
       expect_within_budget(values<double>(dh), oracle.dresidual, naive.dresidual, name(c));
       expect_within_budget(values<double>(dweight.view()), oracle.dweight, naive.dweight,
                            name(c) + " dweight");
@@ -124,6 +127,33 @@ TEST(RmsNorm, GradientsOfTheOracleAreThoseOfItsForward) {
   }
 }
 
+TEST(RmsNorm, WeightsOfNothingStillLearn) {
+  Context ctx;
+  const Shape shape = {5, 6};
+  Tensor h = random_tensor(shape, 1);
+  Tensor weight = random_tensor({6}, 2);
+  const auto w = weight.host<float>();
+  w[1] = 0.0F, w[2] = -0.0F, w[3] = 1e-30F, w[4] = -1e-19F;  // the last is no nothing
+  const Tensor dy = random_tensor(shape, 3);
+  Tensor y(Device{}, DType::kF32, shape), dh(Device{}, DType::kF32, shape);
+  Tensor rstd(Device{}, DType::kF32, {5}), dweight(Device{}, DType::kF32, {6});
+  rms_norm_forward(ctx, {h, {}, weight, 1e-5F, y, rstd});
+  rms_norm_backward(ctx, {dy, y, rstd, weight, dh, dweight});
+  const Case c{5, 6, 0, 1};
+  const auto forward = expected_forward<double>(c, h, {}, weight);
+  for (size_t i = 0; i < forward.y.size(); ++i) {
+    ASSERT_NEAR(y.host<float>()[i], forward.y[i], 1e-6 * std::abs(forward.y[i]) + 1e-18);
+  }
+  const auto oracle = reference::rms_norm_backward<double>(
+      5, 6, values<double>(dy.view()), values<double>(h.view()), forward.rstd,
+      values<double>(weight.view()), {std::vector<double>(30), std::vector<double>(6)});
+  for (size_t i = 0; i < 30; ++i) ASSERT_NEAR(dh.host<float>()[i], oracle.dresidual[i], 1e-5) << i;
+  for (size_t i = 0; i < 6; ++i) {
+    ASSERT_NEAR(dweight.host<float>()[i], oracle.dweight[i], 1e-5) << i;
+    ASSERT_GT(std::abs(oracle.dweight[i]), 1e-3);
+  }
+}
+
 TEST(RmsNorm, HasTheSameBitsForAnyNumberOfThreads) {
   Tensor first[4];
   for (const int threads : {1, 2, 3, 4}) {
@@ -138,7 +168,7 @@ TEST(RmsNorm, HasTheSameBitsForAnyNumberOfThreads) {
     Tensor rstd(Device{}, DType::kF32, {1500});
     Tensor dweight = random_tensor({100}, 6);
     rms_norm_forward(ctx, {h, branch, weight, 1e-5F, y, rstd});
-    rms_norm_backward(ctx, {dy, h, rstd, weight, dh, dweight, GradMode::kAccumulate});
+    rms_norm_backward(ctx, {dy, y, rstd, weight, dh, dweight, GradMode::kAccumulate});
     Tensor* const results[4] = {&h, &y, &dh, &dweight};
     for (int i = 0; i < 4; ++i) {
       if (threads == 1) {

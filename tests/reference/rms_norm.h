@@ -38,6 +38,17 @@ RmsNormResult<Real> rms_norm_forward(int64_t rows, int64_t width, std::vector<Re
   return out;
 }
 
+/// The h of which y is the norm, given the factors of its rows.
+template <class Real>
+std::vector<Real> before_rms_norm(const std::vector<Real>& y, const std::vector<Real>& rstd,
+                                  const std::vector<Real>& weight) {
+  std::vector<Real> h;
+  for (size_t i = 0; i < y.size(); ++i) {
+    h.push_back(y[i] / (weight[i % weight.size()] * rstd[i / weight.size()]));
+  }
+  return h;
+}
+
 template <class Real>
 struct RmsNormGradients {
   std::vector<Real> dresidual;  // (M, D)
