@@ -178,10 +178,12 @@ void prepare_summary(SummaryArgs<T>& p) {
   p.stretches = static_cast<int>(ceil_div(p.chunks, p.stretch)) - (all ? 0 : 1);
 }
 
-/// True when the summary's kernel on tensor cores can read what a prepared `p` points to.
-template <class T>
+/// True when the summary's kernel on tensor cores can read what a prepared `p` points to, and there
+/// is one: not for gradients of ready deltas without a gate.
+template <bool kGradient, class T>
 bool fits_summary_mma(const SummaryArgs<T>& p) {
-  return sizeof(T) == 2 && p.vectors.rows && p.vectors.tokens;
+  return sizeof(T) == 2 && p.vectors.rows && p.vectors.tokens &&
+         !(kGradient && p.ready && p.z.empty());
 }
 
 /// Starts the summary's kernel of one channel per thread for what `p` says.
@@ -200,8 +202,10 @@ void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) 
   using S = SummaryMmaShape<kStates, kGradient>;
   const int bytes = spread(kSummaryMmaWarps * S::kBytes, kBlocks);
   const auto kernel = with_shared_memory(
-      kGradient && !p.z.empty() ? scan_summary_mma_kernel<kStates, kGradient, kGradient, kBlocks>
-                                : scan_summary_mma_kernel<kStates, kGradient, false, kBlocks>,
+      p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kBlocks>
+      : kGradient && !p.z.empty()
+          ? scan_summary_mma_kernel<kStates, kGradient, kGradient, false, kBlocks>
+          : scan_summary_mma_kernel<kStates, kGradient, false, false, kBlocks>,
       bytes);
   const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
   start_overlapping(stream_of(ctx), kernel, grid_of(ceil_div(warps, kSummaryMmaWarps)),
@@ -233,7 +237,7 @@ void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
       p.count = p.from == 0 ? near : p.stretch - near;
       const int64_t units = p.batch * p.stretches * p.count;
       if constexpr (sizeof(T) == 2) {
-        if (fits_summary_mma(p)) {
+        if (fits_summary_mma<kGradient>(p)) {
           if (p.from == 0) p.mma = choose_summary<kGradient>(ctx, p);
           start_summary_mma<kGradient, kStates * kSplit>(ctx, p, units);
           if (p.mma == nullptr) continue;

@@ -78,8 +78,8 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   s.d_inner = p.d_inner;
   s.d_state = p.d_state;
   prepare_summary<true>(s);
-  const ChunkPieces pieces =
-      cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner, p.d_state, fits_summary_mma(s));
+  const ChunkPieces pieces = cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner,
+                                       p.d_state, fits_summary_mma<true>(s));
   const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kAlign) * kAlign;
   p.chunk_length = piece * pieces.count;
   p.chunks = ceil_div(p.length, p.chunk_length);
@@ -137,18 +137,20 @@ MainKernel<T> kernel_f32() {
           kBlocks, S::kBlockWidth, S::kColumns};
 }
 template <int kStates, int kBlocks>
-MainKernel<bf16> kernel_mma(bool gated) {
+MainKernel<bf16> kernel_mma(bool gated, bool ready) {
   using S = MmaShape<kStates>;
   static_assert(S::kTile == kScanSavedEveryGpu);
-  return {gated ? scan_backward_mma_kernel<kStates, true, kBlocks>
-                : scan_backward_mma_kernel<kStates, false, kBlocks>,
+  return {ready   ? scan_backward_mma_kernel<kStates, true, true, kBlocks>
+          : gated ? scan_backward_mma_kernel<kStates, true, false, kBlocks>
+                  : scan_backward_mma_kernel<kStates, false, false, kBlocks>,
           S::kBytes, kBlocks, S::kBlockWidth, kStates};
 }
 
-/// True when the kernel on tensor cores can read and write rows in its pieces.
+/// True when the kernel on tensor cores can read and write rows in its pieces, and there is one:
+/// not for ready deltas without a gate.
 template <class T>
 bool fits_mma(const BackwardArgs<T>& p) {
-  bool fits = fits_vectors(p);
+  bool fits = fits_vectors(p) && !(p.ready && p.z.empty());
   const Rows<const T> all[] = {p.u, p.delta, p.dy, p.z};
   for (const Rows<const T>& rows : all) fits = fits && in_pieces(rows, p.d_inner, 16);
   return fits;
@@ -165,16 +167,16 @@ int64_t short_offsets(const BackwardArgs<T>& p) {
   return (int64_t{1} << 32) / bytes;
 }
 
-MainKernel<bf16> kernel_mma(int d_state, bool gated) {
+MainKernel<bf16> kernel_mma(int d_state, bool gated, bool ready) {
   switch (d_state) {
     case 8:
-      return kernel_mma<8, 2>(gated);
+      return kernel_mma<8, 2>(gated, ready);
     case 16:
-      return kernel_mma<16, 3>(gated);
+      return kernel_mma<16, 3>(gated, ready);
     case 32:
-      return kernel_mma<32, 3>(gated);
+      return kernel_mma<32, 3>(gated, ready);
     default:
-      return kernel_mma<64, 3>(gated);
+      return kernel_mma<64, 3>(gated, ready);
   }
 }
 
@@ -192,7 +194,7 @@ template <class T>
 MainKernel<T> main_kernel(const BackwardArgs<T>& p) {
   if constexpr (sizeof(T) == 2) {
     if (fits_mma(p)) {
-      const MainKernel<T> kernel = kernel_mma(p.d_state, !p.z.empty());
+      const MainKernel<T> kernel = kernel_mma(p.d_state, !p.z.empty(), p.ready);
       if (kernel.bytes <= most_shared_memory()) return kernel;
     }
   } else if (fits_vectors(p)) {

@@ -60,7 +60,8 @@ __device__ inline void sum_quads(const float (&quads)[2][4],
   }
 }
 
-template <int kStates, bool kGated, int kBlocks>
+/// kReady: delta comes behind bias and softplus.
+template <int kStates, bool kGated, bool kReady, int kBlocks>
 __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     scan_backward_mma_kernel(const BackwardArgs<bf16> p) {
   using S = MmaShape<kStates>;
@@ -74,7 +75,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   after_previous_kernel();
   const int thread = static_cast<int>(threadIdx.x);
   // with more registers to spare where a warp has all states of its channels
-  const auto found_again = [](int value) { return S::kSplit > 1 ? again(value) : value; };
+  const auto found_again = [](int value) { return S::kSplit > 1 || kReady ? again(value) : value; };
   const int lane = thread % 32;
   const int warp = thread / 32;
   const int g = lane / 4;
@@ -241,7 +242,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     __syncthreads();
 
-    prepare_positions<kStates, kGated>(p, words, raw, rows, found_again(thread));
+    prepare_positions<kStates, kGated, kReady>(words, raw, rows, found_again(thread));
     if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
     if constexpr (S::kSplit > 1) {
       __syncthreads();
@@ -393,8 +394,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     }
     __syncthreads();
 
-    finish_positions<kStates, kGated>(p, bases, words, raw, first_row, rows, e_block,
-                                      found_again(thread));
+    finish_positions<kStates, kGated, kReady>(p, bases, words, raw, first_row, rows, e_block,
+                                              found_again(thread));
     sum_channel_groups<kStates>(words, bases[kPartial], first_row, rows, found_again(thread));
   }
 

@@ -27,9 +27,9 @@ enum Base {
 };
 
 /// delta, and delta u and g in two parts; zeros at positions outside, which change nothing.
-template <int kStates, bool kGated>
-__device__ inline void prepare_positions(const BackwardArgs<bf16>& p, uint32_t* words,
-                                         const uint32_t* raw, int rows, int thread) {
+template <int kStates, bool kGated, bool kReady>
+__device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, int rows,
+                                         int thread) {
   using S = MmaShape<kStates>;
   using Rounds = MmaRounds<kStates>;
   const Rounds r(thread);
@@ -47,10 +47,8 @@ __device__ inline void prepare_positions(const BackwardArgs<bf16>& p, uint32_t* 
     r.raw(raw + S::kRaw, i, d);
     r.raw(raw, i, x);
     r.raw(raw + 2 * S::kRaw, i, dy);
-    if (!p.ready) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) d[k] = softplus<bf16>(d[k] + bias[k]);
-    }
+    for (int k = 0; k < 4; ++k) d[k] = delta_of<bf16>(d[k], bias[k], kReady);
     if (t >= rows) d[0] = d[1] = d[2] = d[3] = 0.0F;
 #pragma unroll
     for (int k = 0; k < 4; ++k) x[k] *= d[k];
@@ -74,7 +72,7 @@ __device__ inline void prepare_positions(const BackwardArgs<bf16>& p, uint32_t* 
 
 /// du, ddelta, dz and y of the tile; dD and the gradient of the delta bias gather in the warp's
 /// region.
-template <int kStates, bool kGated>
+template <int kStates, bool kGated, bool kReady>
 __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const* bases,
                                         uint32_t* words, const uint32_t* raw, int first_row,
                                         int rows, int e_block, int thread) {
@@ -101,7 +99,7 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
   for (int i = 0; i < Rounds::kCount; ++i) {
     const int t = r.first + i * Rounds::kAtOnce;
     float u[4];
-    float slope[4];  // of softplus
+    float raw_delta[4];
     float dy[4];
     float d[4];
     float out[4];
@@ -109,14 +107,12 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
     float s2[4];
     r.raw(raw, i, u);
     r.raw(raw + 2 * S::kRaw, i, dy);
-    load_shared(prepared + S::kDelta + r.at + i * Rounds::kNext, d);
-    if (p.ready) {
+    r.raw(raw + S::kRaw, i, raw_delta);
+    if constexpr (kReady) {
 #pragma unroll
-      for (int k = 0; k < 4; ++k) slope[k] = about_one_minus_exp(d[k]);
+      for (int k = 0; k < 4; ++k) d[k] = raw_delta[k];
     } else {
-      r.raw(raw + S::kRaw, i, slope);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) slope[k] = sigmoid(slope[k] + bias[k]);
+      load_shared(prepared + S::kDelta + r.at + i * Rounds::kNext, d);
     }
     const float* from = prepared + r.turned_at + i * Rounds::kNext;
     load_shared(from + S::kY, out);
@@ -150,7 +146,8 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
       out[k] *= silu[k];
       const float gradient = dy[k] * silu[k];
       du[k] = fmaf(d[k], s1[k], skip[k] * gradient);
-      ddelta[k] = fmaf(u[k], s1[k], kS2Scale * s2[k]) * slope[k];
+      ddelta[k] = fmaf(u[k], s1[k], kS2Scale * s2[k]) *
+                  (kReady ? about_one_minus_exp(d[k]) : sigmoid(raw_delta[k] + bias[k]));
       dD[k] = fmaf(gradient, u[k], dD[k]);
     }
 #pragma unroll

@@ -52,7 +52,8 @@ __device__ inline int banked(int row, int piece) {
   return row * kPieces + (piece ^ (row / (8 / kPieces) % kPieces));
 }
 
-template <int kStates, bool kGradient, bool kGated, int kBlocksPerSm>
+/// kReady: delta comes behind bias and softplus.
+template <int kStates, bool kGradient, bool kGated, bool kReady, int kBlocksPerSm>
 __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
     scan_summary_mma_kernel(const SummaryArgs<bf16> p) {
   using S = SummaryMmaShape<kStates, kGradient>;
@@ -207,12 +208,10 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
       }
     };
     widen(raw, d);
-    if (!p.ready) {
 #pragma unroll
-      for (int c = 0; c < 2; ++c) {
+    for (int c = 0; c < 2; ++c) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) d[c][j] = softplus<bf16>(d[c][j] + bias[c]);
-      }
+      for (int j = 0; j < 4; ++j) d[c][j] = delta_of<bf16>(d[c][j], bias[c], kReady);
     }
     if (i == ragged) {  // positions that don't exist take no time
 #pragma unroll

@@ -108,15 +108,17 @@ int64_t kernel_scratch(const ModelConfig& config, int64_t batch, int64_t rows,
   }
   // the library's workspace, and partial sums of which there are as many as fill the machine
   constexpr int64_t kPartials = int64_t{96} << 20;
+  constexpr int64_t kOfScan = int64_t{16} << 20;  // states at its chunks' borders
   const int64_t groups = (config.d_inner() + 63) / 64;
   const int64_t columns = 2 * std::max<int64_t>(16, config.d_state);
   const int64_t matrices =
       arithmetic.activations == DType::kF32
           ? 0
           : ParameterLayout(config).buffer_size() * size_of(arithmetic.activations);
-  return checked_add(rows_bytes(rows, groups * columns * kFloat, "activations"),
-                     checked_add(kPartials + matrices + rates, 2 * states, "activations"),
-                     "activations");
+  // one or the other at a time
+  const int64_t sums =
+      std::max(rows_bytes(rows, groups * columns * kFloat, "activations") + kOfScan, kPartials);
+  return checked_add(sums, checked_add(matrices + rates, 2 * states, "activations"), "activations");
 }
 
 }  // namespace
