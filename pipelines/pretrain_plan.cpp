@@ -34,10 +34,7 @@ PretrainStage stage_of_context(const PretrainOptions& options, const ModelConfig
 }
 
 MemoryPlan memory_of(const PretrainStage& stage, const PretrainOptions& options,
-                     const ModelConfig& config, const Arithmetic& arithmetic,
-                     int64_t device_bytes) {
-  const int64_t extras = extras_within(device_bytes - stage.extra_bytes, config, stage.rows,
-                                       stage.context, stage.segment, arithmetic);
+                     const ModelConfig& config, const Arithmetic& arithmetic, int64_t extras) {
   MemoryPlan plan =
       plan_training(config, stage.rows, stage.context, stage.segment, arithmetic, extras);
   if (stage.extra_bytes > 0) {
@@ -82,8 +79,12 @@ PretrainPlan plan_cut(const PretrainOptions& options, const ModelConfig& config,
     plan.stages.push_back(stage_of_context(options, config, arithmetic.device, context, computed));
   }
   set_steps(plan, options);
+  plan.extras = 2 * config.n_layers;
   for (const PretrainStage& stage : plan.stages) {
-    MemoryPlan memory = memory_of(stage, options, config, arithmetic, plan.device_bytes);
+    const int64_t extras = extras_within(plan.device_bytes - stage.extra_bytes, config, stage.rows,
+                                         stage.context, stage.segment, arithmetic);
+    plan.extras = std::min(plan.extras, extras);
+    MemoryPlan memory = memory_of(stage, options, config, arithmetic, extras);
     if (memory.total_bytes() > plan.memory.total_bytes()) plan.memory = std::move(memory);
   }
   return plan;
@@ -128,20 +129,31 @@ std::vector<FittingSetting> fitting_settings(const PretrainOptions& options,
   return found;
 }
 
-/// Of a new run to which no --segment was given: the usual cut, halved until it fits, and half as
-/// much again where that fits too.
+/// Of a new run to which no --segment was given: the usual cut, halved until it fits, or on a GPU
+/// half as much again or a quarter less: the largest of them with which all layers keep the scan's
+/// steps, for to compute those again costs more than shorter segments do.
 PretrainPlan plan_usual_cut(const PretrainOptions& options, const ModelConfig& config,
                             const Machine& machine) {
+  const Device device = machine.arithmetic.device;
   const MemoryLimit limit = lasting_limit(options.common.max_memory, machine);
-  int64_t computed = default_training_segment(machine.arithmetic.device);
-  PretrainPlan plan = plan_cut(options, config, machine, computed);
-  while (!limit.allows(plan.memory) && computed > kSmallestSegment) {
-    computed /= 2;
-    plan = plan_cut(options, config, machine, computed);
+  Machine alone = machine;  // without other programs
+  if (machine.total_bytes > 0) alone.free_bytes = machine.total_bytes;
+  const auto fits = [&](int64_t computed, int64_t extras) {
+    const PretrainPlan plan = plan_cut(options, config, alone, computed);
+    return limit.allows(plan.memory) && plan.extras >= extras;
+  };
+  const int64_t usual = default_training_segment(device);
+  int64_t computed = usual;
+  while (!fits(computed, 0) && computed > kSmallestSegment) computed /= 2;
+  if (computed < usual && fits(computed, 0)) {
+    for (const int64_t quarters : {6, 4, 3}) {
+      const int64_t near = computed / 4 * quarters;
+      if (!fits(near, device.is_cpu() ? 0 : config.n_layers)) continue;
+      computed = near;
+      break;
+    }
   }
-  if (computed == default_training_segment(machine.arithmetic.device)) return plan;
-  PretrainPlan larger = plan_cut(options, config, machine, computed + computed / 2);
-  return limit.allows(plan.memory) && limit.allows(larger.memory) ? larger : plan;
+  return plan_cut(options, config, machine, computed);
 }
 
 }  // namespace

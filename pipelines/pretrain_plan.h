@@ -33,6 +33,7 @@ struct PretrainPlan {
   std::vector<PretrainStage> stages;  ///< by growing context; the last has the whole context
   int64_t steps = 0;
   int64_t device_bytes = 0;  ///< of a GPU that a step may take; 0 on a CPU
+  int64_t extras = 0;        ///< ForwardSaved's of the stage that has the fewest
   MemoryPlan memory;         ///< of the stage that needs most
 
   /// Of the step that comes after `step` finished ones.

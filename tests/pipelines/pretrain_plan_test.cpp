@@ -80,6 +80,34 @@ TEST(PretrainPlans, ALargeGpuTakesTheUsualCut) {
   EXPECT_GT(large.memory.total_bytes(), 60 * kGiB) << "what is left keeps more";
 }
 
+TEST(PretrainPlans, ACutKeepsTheStepsOfAllLayersWhereANearOneCan) {
+  const PretrainOptions options = options_of(1 << 22, 1 << 22);
+  const int64_t layers = options.layers;
+  bool less = false, same = false, more = false;
+  for (int64_t gib = 3; gib <= 30; ++gib) {
+    const Machine machine = gpu((gib + 2) * kGiB, (gib + 2) * kGiB);
+    const PretrainPlan found = plan(options, machine);
+    const auto near = [&](int64_t computed) { return plan(options, machine, computed); };
+    int64_t halved = 1 << 20;  // the largest power of two that fits
+    while (plan_training(config_of(options), 1, 1 << 22, halved, machine.arithmetic).total_bytes() +
+               (int64_t{1} << 26) >
+           gib * kGiB) {
+      halved /= 2;
+    }
+    less = less || found.computed == halved / 4 * 3;
+    same = same || found.computed == halved;
+    more = more || found.computed == halved / 4 * 6;
+    EXPECT_GE(found.computed, halved / 4 * 3) << gib;
+    EXPECT_LE(found.computed, halved / 4 * 6) << gib;
+    if (found.extras < layers) {
+      EXPECT_EQ(found.computed, halved) << gib;
+    } else if (found.computed < halved) {
+      EXPECT_LT(near(halved).extras, layers) << gib;
+    }
+  }
+  EXPECT_TRUE(less && same && more);
+}
+
 TEST(PretrainPlans, ARunThatGoesOnIsCutAsItBegan) {
   for (const int64_t context : {1 << 10, 1 << 20}) {
     PretrainOptions options = options_of(context, 1 << 20);
