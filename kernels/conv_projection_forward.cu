@@ -416,17 +416,6 @@ __global__ void __launch_bounds__(threads_for(kOutputs), 1) forward_kernel(const
   }
 }
 
-/// Shared memory that a block may ask for.
-int most_shared_bytes(const Context& ctx) {
-  static_cast<void>(stream_of(ctx));
-  int device = 0;
-  int bytes = 0;
-  check(cudaGetDevice(&device), "asking for the current GPU");
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking for the GPU's shared memory");
-  return bytes;
-}
-
 /// False when the matrix and the stages do not fit shared memory.
 template <int kOutputs>
 bool launch(Context& ctx, const Problem& p) {

@@ -52,15 +52,23 @@ void check_launch(const Context& ctx, const char* kernel, const Parts&... shape)
   }
 }
 
-/// Multiprocessors of the context's device.
-inline int multiprocessors(const Context& ctx) {
+/// A property of the context's device.
+inline int device_attribute(const Context& ctx, cudaDeviceAttr which, const char* what) {
   ctx.backend().make_current(ctx.device().index);
   int device = 0;
-  int count = 0;
+  int value = 0;
   check(cudaGetDevice(&device), "asking for the current GPU");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device),
-        "asking for the GPU's multiprocessors");
-  return count;
+  check(cudaDeviceGetAttribute(&value, which, device), what);
+  return value;
+}
+inline int multiprocessors(const Context& ctx) {
+  return device_attribute(ctx, cudaDevAttrMultiProcessorCount,
+                          "asking for the GPU's multiprocessors");
+}
+/// Bytes of shared memory that a block may ask for.
+inline int most_shared_bytes(const Context& ctx) {
+  return device_attribute(ctx, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                          "asking for the GPU's shared memory");
 }
 
 /// True when `view`'s rows all start on a multiple of `bytes`, so that vectors of that size fit.

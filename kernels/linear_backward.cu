@@ -248,24 +248,13 @@ int64_t blocks_for(int64_t tiles, int64_t outputs) {
   return std::min(most, ceil_div(tiles, kLeastTiles));
 }
 
-/// Bytes of shared memory that a block may have.
-int shared_limit(const Context& ctx) {
-  ctx.backend().make_current(ctx.device().index);
-  int device = 0;
-  int bytes = 0;
-  check(cudaGetDevice(&device), "asking for the current GPU");
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking for the GPU's shared memory");
-  return bytes;
-}
-
 /// The kernel over tiles of kRows; how many partials of dweight it leaves in p.dweight: none where
 /// the device has too little shared memory.
 template <int kInputs, int kRows>
 int64_t launch(Context& ctx, Problem& p) {
   const int64_t outputs = p.dy.extent[1];
   const Places<kInputs, kRows> places(static_cast<int>(outputs));
-  if (places.bytes > shared_limit(ctx)) return 0;
+  if (places.bytes > most_shared_bytes(ctx)) return 0;
   p.tiles = ceil_div(p.dy.extent[0], kRows);
   const int64_t blocks = blocks_for(p.tiles, outputs);
   p.dweight = ctx.arena().f32({blocks, outputs, kInputs}).template as<float, 3>().data;

@@ -180,22 +180,12 @@ MainKernel<bf16> kernel_mma(int d_state, bool gated, bool ready) {
   }
 }
 
-/// Bytes of shared memory that a block may have; some devices have less than these kernels want.
-int most_shared_memory() {
-  int device = 0;
-  int bytes = 0;
-  check(cudaGetDevice(&device), "asking for the GPU in use");
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "asking for the shared memory of a GPU");
-  return bytes;
-}
-
 template <class T>
-MainKernel<T> main_kernel(const BackwardArgs<T>& p) {
+MainKernel<T> main_kernel(const Context& ctx, const BackwardArgs<T>& p) {
   if constexpr (sizeof(T) == 2) {
     if (fits_mma(p)) {
       const MainKernel<T> kernel = kernel_mma(p.d_state, !p.z.empty(), p.ready);
-      if (kernel.bytes <= most_shared_memory()) return kernel;
+      if (kernel.bytes <= most_shared_bytes(ctx)) return kernel;  // some devices have less
     }
   } else if (fits_vectors(p)) {
     switch (p.d_state) {
@@ -217,7 +207,7 @@ template <class T>
 void backward(Context& ctx, const SelectiveScanBackward& args) {
   BackwardArgs<T> p = backward_args<T>(args);
   Arena::Scope scope(ctx.arena());
-  const MainKernel<T> main = main_kernel(p);
+  const MainKernel<T> main = main_kernel(ctx, p);
   const int64_t groups = ceil_div(p.d_inner, main.width);
   const Chunks chunks = cut_time(p.length, p.batch * groups,
                                  static_cast<int64_t>(multiprocessors(ctx)) * main.blocks);

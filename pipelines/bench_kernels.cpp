@@ -7,6 +7,7 @@
 #include "kernels/conv1d.h"
 #include "kernels/conv_projection.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/delta_projection.h"
 #include "kernels/embedding.h"
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
@@ -43,6 +44,7 @@ class KernelBench {
     projection("x_proj", E, R + 2 * N);
     convolution_and_projection();
     projection("dt_proj", R, E);
+    steps();
     scan();
     projection("out_proj", E, D);
     loss();
@@ -97,6 +99,7 @@ class KernelBench {
     const TensorView residual = floats({M, D});
     const TensorView branch = activation({M, D}, 1e-3F);
     const TensorView y = activation({M, D});
+    const TensorView dy = activation({M, D});
     const TensorView rstd = ctx_.arena().f32({M});
     const TensorView weight = floats({D});
     const TensorView dresidual = floats({M, D});
@@ -107,7 +110,7 @@ class KernelBench {
           ctx_, {.residual = residual, .branch = branch, .weight = weight, .y = y, .rstd = rstd});
     });
     row("residual + norm backward", concat(M, " x ", D), m(), {.bytes = d * (8 + 2 * act_)}, [&] {
-      rms_norm_backward(ctx_, {.dy = y,
+      rms_norm_backward(ctx_, {.dy = dy,
                                .y = y,
                                .rstd = rstd,
                                .weight = weight,
@@ -169,6 +172,20 @@ class KernelBench {
                              .dbias = c.dbias,
                              .mode = GradMode::kOverwrite});
     });
+  }
+
+  /// dt_proj with bias and softplus, where the device has it.
+  void steps() {
+    if (!delta_projection_fits(ctx_.device(), ctx_.activations(), R, E)) return;
+    const Arena::Scope scope(ctx_.arena());
+    const TensorView x = activation({M, R});
+    const TensorView weight = activation({E, R}, 0.1F);
+    const TensorView bias = floats({E});
+    const TensorView delta = activation({M, E});
+    row("dt_proj + softplus forward", concat(M, " x ", R, " -> ", E), m(),
+        {.bytes = m() * static_cast<double>(act_ * (R + E))}, [&] {
+          delta_projection(ctx_, {x, weight, bias, delta});
+        });
   }
 
   void convolution_and_projection() {

@@ -28,7 +28,7 @@ constexpr const char* kSegment = "segment";
 
 /// That of the run that these options go on with; 0 where there is none.
 int64_t recorded_segment(const FinetuneOptions& options) {
-  if (!options.training.resume) return 0;
+  if (!options.training.resume || options.common.out.empty()) return 0;
   const std::optional<Json> state = newest_trainer_state(options.common.out);
   return state ? state->value(kSegment, int64_t{0}) : 0;
 }
@@ -378,7 +378,7 @@ void FinetuneOptions::validate() const {
   const auto at_least = [](int64_t value, int64_t low, const char* flag) {
     require(value >= low, ErrorKind::kUsage, flag, ": expected at least ", low, ", found ", value);
   };
-  require(!common.out.empty() && common.out != "-", ErrorKind::kUsage,
+  require(common.plan || (!common.out.empty() && common.out != "-"), ErrorKind::kUsage,
           "--out: name the run folder to make");
   const int sources =
       (train.empty() ? 0 : 1) + (labels.empty() ? 0 : 1) + (classes.empty() ? 0 : 1);

@@ -88,7 +88,7 @@ Json fingerprint(const PretrainOptions& given, const PretrainPlan& plan, const G
 
 /// PretrainPlan::computed of the run that these options go on with; 0 where there is none.
 int64_t recorded_cut(const PretrainOptions& options) {
-  if (!options.training.resume) return 0;
+  if (!options.training.resume || options.common.out.empty()) return 0;
   const std::optional<Json> state = newest_trainer_state(options.common.out);
   return state ? state->value(kComputed, int64_t{0}) : 0;
 }
@@ -357,7 +357,7 @@ class Pretraining {
 void PretrainOptions::validate() const {
   training.validate();
   common.validate();
-  require(!common.out.empty() && common.out != "-", ErrorKind::kUsage,
+  require(common.plan || (!common.out.empty() && common.out != "-"), ErrorKind::kUsage,
           "--out: name the run folder to make");
   require(context >= 1, ErrorKind::kUsage, "--context: expected at least 1, found ", context);
   require(carry_reset >= 0, ErrorKind::kUsage, "--carry-reset: expected at least 0, found ",

@@ -161,6 +161,10 @@ TEST(TrainingRuns, TheContextGrowsWithTheTokensOfAStepAsTheyAre) {
   EXPECT_TRUE(contains(plan.out, "context 16 in steps 1 to 4: 1 micro-batches of 16 rows"));
   EXPECT_TRUE(contains(plan.out, "context 32 in steps 5 to 8: 1 micro-batches of 8 rows"));
   EXPECT_TRUE(contains(plan.out, "steps 12, each 1 micro-batches of 4 x 64 tokens"));
+  std::string nowhere = warm;
+  nowhere.erase(nowhere.find(" --out run"), std::string(" --out run").size());
+  EXPECT_EQ(run(nowhere + " --plan", folder).out, plan.out) << "a plan needs no run folder";
+  EXPECT_EQ(run(nowhere, folder).code, 2);
   ASSERT_EQ(run(warm, folder).code, 0);
   EXPECT_EQ(training_values(folder / "run", "context"),
             (std::vector<Json>{16, 16, 16, 16, 32, 32, 32, 32, 64, 64, 64, 64}));
