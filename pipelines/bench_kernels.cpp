@@ -183,7 +183,7 @@ class KernelBench {
     const TensorView bias = floats({E});
     const TensorView delta = activation({M, E});
     row("dt_proj + softplus forward", concat(M, " x ", R, " -> ", E), m(),
-        {.bytes = m() * static_cast<double>(act_ * (R + E))}, [&] {
+        {.bytes = m() * act_ * static_cast<double>(R + E)}, [&] {
           delta_projection(ctx_, {x, weight, bias, delta});
         });
   }
