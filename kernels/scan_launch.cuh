@@ -8,7 +8,6 @@
 
 #include "kernels/cuda_common.cuh"
 #include "kernels/scan_combine.cuh"
-#include "kernels/scan_summary_choice.cuh"
 #include "kernels/selective_scan.h"
 #include "kernels/selective_scan_summary_mma.cuh"
 
@@ -173,6 +172,15 @@ void prepare_summary(SummaryArgs<T>& p) {
   p.vectors.wide_tokens = in_pieces(p.w, p.d_state, 16) && p.w.inner < kNear;
   p.vectors.states = fits_vectors(p.A, p.A_stride) && p.d_state % 4 == 0;
   p.width = summary_width(p.d_inner, p.d_state);
+  // over long walks the warps of a block would read sectors of the same lines of memory at times
+  // far apart; over short ones waiting for each other costs more than it saves
+  constexpr int64_t kLongWalk = 6144;
+  p.together = p.chunk_length >= kLongWalk;
+  constexpr int64_t kWindow = 16 * static_cast<int64_t>(sizeof(T)) * (kGradient ? 1 : -1);
+  p.next_x = kWindow * p.x.inner;
+  p.next_delta = kWindow * p.delta.inner;
+  p.next_z = kWindow * p.z.inner;
+  p.next_w = kWindow * p.w.inner;
   const bool all = p.exact_sum || p.all_chunks;
   p.first_stretch = kGradient && !all ? 1 : 0;
   p.stretches = static_cast<int>(ceil_div(p.chunks, p.stretch)) - (all ? 0 : 1);
@@ -208,21 +216,10 @@ void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) 
           : scan_summary_mma_kernel<kStates, kGradient, false, false, kBlocks>,
       bytes);
   const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
+  require(warps < int64_t{1} << 32, ErrorKind::kUnsupported, "selective_scan: ", warps,
+          " groups of channels and chunks; at most 4294967295 on a GPU");
   start_overlapping(stream_of(ctx), kernel, grid_of(ceil_div(warps, kSummaryMmaWarps)),
                     kSummaryMmaWarps * 32, bytes, p);
-}
-
-/// Where both kernels can summarise states of long chunks, the place where the device writes its
-/// choice; else nothing, and the one that fits is meant.
-template <bool kGradient>
-const int* choose_summary(Context& ctx, const SummaryArgs<bf16>& p) {
-  constexpr int64_t kLong =
-      3072;  // the kernel on tensor cores is always faster with shorter chunks
-  if (kGradient || p.chunk_length < kLong) return nullptr;
-  ChoiceArgs choice{p.A, p.A_stride, p.bias, p.chunk_length, p.d_inner, p.d_state, nullptr};
-  choice.mma = ctx.arena().tensor(DType::kI32, {1}).as<int32_t, 1>().data;
-  scan_summary_choice_kernel<kSummaryThreads><<<1, kSummaryThreads, 0, stream_of(ctx)>>>(choice);
-  return choice.mma;
 }
 
 /// Summaries of all chunks; where only whole stretches of chunks matter, of the first `near` chunks
@@ -238,9 +235,8 @@ void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
       const int64_t units = p.batch * p.stretches * p.count;
       if constexpr (sizeof(T) == 2) {
         if (fits_summary_mma<kGradient>(p)) {
-          if (p.from == 0) p.mma = choose_summary<kGradient>(ctx, p);
           start_summary_mma<kGradient, kStates * kSplit>(ctx, p, units);
-          if (p.mma == nullptr) continue;
+          continue;
         }
       }
       start_summary<kGradient, kStates, kSplit>(ctx, p, units);

@@ -17,6 +17,13 @@ constexpr float kDropped = -1e30F;
 /// the window lies kFar times its own sum of delta from the start of the walk, the error is within
 /// 1e-5 of what a position at the start adds: it grows as |z|^kTerms, and exp(A S) falls as
 /// exp(-(2 kFar + 1) |z|).
+/// Smooth2 is for windows that are Smooth3's too.
+struct Smooth2 {
+  static constexpr int kTerms = 2, kWide = 1;
+  static constexpr float kReach = 0.003F, kFar = 80.0F;
+  static constexpr float kScale = 1.0F;
+  static constexpr float kRatio[kTerms] = {1.0F, 1.0F};
+};
 struct Smooth3 {
   static constexpr int kTerms = 3, kWide = 2;
   static constexpr float kReach = 0.05F, kFar = 16.0F;
@@ -24,8 +31,8 @@ struct Smooth3 {
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F, 0.499998004F / (kScale * kScale)};
 };
 struct Smooth4 {
-  static constexpr int kTerms = 4, kWide = 3;
-  static constexpr float kReach = 0.17F, kFar = 6.0F;
+  static constexpr int kTerms = 4, kWide = 2;
+  static constexpr float kReach = 0.10F, kFar = 6.0F;
   static constexpr float kScale = 1.00001148F;
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F, 0.500996654F / (kScale * kScale),
                                            0.16630359F / (0.500996654F * kScale)};
@@ -74,7 +81,8 @@ __device__ inline LeftOperand left_operand(const float (&v)[2][4]) {
 /// The walk of one warp over one chunk: what it keeps from window to window.
 template <int kStates>
 struct SummaryWalk {
-  static constexpr int kBlocks = kStates / 8;  // of states, as products give them
+  static constexpr int kBlocks = kStates / 8;         // of states, as products give them
+  static constexpr int kPair = kBlocks == 1 ? 1 : 2;  // blocks that are taken at once
   float A[2][2 * kBlocks];     // rate * log2 e of channel g + 8 c, state i / 2 * 8 + 2q + i % 2
   float rate[2][2 * kBlocks];  // the same, zero once the state is left
   float h[2][2 * kBlocks];
@@ -82,8 +90,8 @@ struct SummaryWalk {
   float fastest[2] = {0.0F, 0.0F};  // largest |rate| of a channel's states here
   unsigned active = 0;              // a bit per block of states
 
-  /// Leaves the states whose decay over `gone` and what has been walked is small enough.
-  __device__ void leave(const float (&gone)[2]) {
+  /// Leaves the states whose decay over what has been walked is small enough.
+  __device__ void leave() {
     active = 0;
     fastest[0] = fastest[1] = 0.0F;
 #pragma unroll
@@ -93,7 +101,7 @@ struct SummaryWalk {
       for (int c = 0; c < 2; ++c) {
 #pragma unroll
         for (int i = 2 * k; i < 2 * k + 2; ++i) {
-          if (A[c][i] * (gone[c] + behind[c]) < -kForgotten<bf16>) drop(c, i);
+          if (A[c][i] * behind[c] < -kForgotten<bf16>) drop(c, i);
           // a rate that is NaN or infinite is no zero either
           alive |= !(rate[c][i] == 0.0F && A[c][i] == kDropped);
           fastest[c] = fmaxf(fastest[c], fabsf(rate[c][i]));
@@ -125,56 +133,121 @@ struct SummaryWalk {
   __device__ void add_smooth(float (&x)[2][4], const float (&total)[2], const float (&sum)[2][4],
                              const uint32_t (&w)[kBlocks][2]) {
     constexpr float kUnit = kLn2 * Smooth::kScale;
-    LeftOperand moments[Smooth::kTerms];
-    moments[0] = left_operand<true>(x);
     float s[2][4];  // from the middle of the window
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) s[c][i] = fmaf(sum[c][i], kUnit, total[c] * (-0.5F * kUnit));
     }
+    const float middle[2] = {fmaf(0.5F, total[0], behind[0]), fmaf(0.5F, total[1], behind[1])};
+    if constexpr (Smooth::kTerms > 6) {
+      add_in_turn<Smooth>(x, s, middle, w);
+      return;
+    }
+    LeftOperand moments[Smooth::kTerms];
+    moments[0] = left_operand<true>(x);
     const auto next = [&]<int j>(std::integral_constant<int, j>) {
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) x[c][i] *= s[c][i];
-      }
+      raise(x, s);
       moments[j] = left_operand<(j < Smooth::kWide)>(x);
     };
     [&]<int... j>(std::integer_sequence<int, j...>) {
       (next(std::integral_constant<int, j + 1>{}), ...);
     }
     (std::make_integer_sequence<int, Smooth::kTerms - 1>{});
-    const float middle[2] = {fmaf(0.5F, total[0], behind[0]), fmaf(0.5F, total[1], behind[1])};
 #pragma unroll
-    for (int k = 0; k < kBlocks; ++k) {
-      if (kBlocks > 1 && (active >> k & 1U) == 0) continue;
-      float value[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-      const auto add = [&]<int j>(std::integral_constant<int, j>) {
-        const LeftOperand& m = moments[j];
-        if constexpr (j < Smooth::kTerms - 1) {
-          constexpr float kRatio = Smooth::kRatio[j + 1];
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            if constexpr (kRatio != 1.0F) value[i] *= kRatio;
-            value[i] *= rate[i / 2][2 * k + i % 2];
-          }
-        }
-        if constexpr (j < Smooth::kWide) {
-          mma_k16(value, m.low[0], m.low[1], m.low[2], m.low[3], w[k]);
-        }
-        mma_k16(value, m.high[0], m.high[1], m.high[2], m.high[3], w[k]);
-      };
-      [&]<int... j>(std::integer_sequence<int, j...>) {
-        (add(std::integral_constant<int, Smooth::kTerms - 1 - j>{}), ...);
-      }
-      (std::make_integer_sequence<int, Smooth::kTerms>{});
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        float& state = h[i / 2][2 * k + i % 2];
-        state = fmaf(ex2(A[i / 2][2 * k + i % 2] * middle[i / 2]), value[i], state);
+    for (int k = 0; k < kBlocks; k += kPair) {
+      const unsigned pair = active >> k & 3U;
+      if (kBlocks > kPair && pair == 0) continue;
+      if (kPair == 1 || pair == 1) {
+        add_products<Smooth, 1>(moments, middle, w, k);
+      } else {
+        add_products<Smooth, kPair>(moments, middle, w, k);
       }
     }
+  }
+  __device__ static void raise(float (&x)[2][4], const float (&s)[2][4]) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[c][i] *= s[c][i];
+    }
+  }
+  /// The same for many terms, one after the other, which takes more instructions and fewer
+  /// registers.
+  template <class Smooth>
+  __device__ void add_in_turn(float (&x)[2][4], const float (&s)[2][4], const float (&middle)[2],
+                              const uint32_t (&w)[kBlocks][2]) {
+    float value[kBlocks][4];
+    float power[kBlocks][4];  // of the rates, over factorials
+    const auto add = [&]<int j>(std::integral_constant<int, j>) {
+      if constexpr (j > 0) raise(x, s);
+      const LeftOperand m = left_operand<(j < Smooth::kWide)>(x);
+#pragma unroll
+      for (int k = 0; k < kBlocks; ++k) {
+        float product[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+        if constexpr (j < Smooth::kWide) {
+          mma_k16(product, m.low[0], m.low[1], m.low[2], m.low[3], w[k]);
+        }
+        mma_k16(product, m.high[0], m.high[1], m.high[2], m.high[3], w[k]);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float r = rate[i / 2][2 * k + i % 2];
+          constexpr float kRatio = Smooth::kRatio[j];
+          power[k][i] = j == 0 ? 1.0F : j == 1 ? r : power[k][i] * (r * kRatio);
+          value[k][i] = j == 0 ? product[i] : fmaf(power[k][i], product[i], value[k][i]);
+        }
+      }
+    };
+    [&]<int... j>(std::integer_sequence<int, j...>) {
+      (add(std::integral_constant<int, j>{}), ...);
+    }
+    (std::make_integer_sequence<int, Smooth::kTerms>{});
+#pragma unroll
+    for (int k = 0; k < kBlocks; ++k) move_behind(middle, value[k], k);
+  }
+  /// Adds to a block of states what a window comes to, from its middle.
+  __device__ void move_behind(const float (&middle)[2], const float (&value)[4], int k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float& state = h[i / 2][2 * k + i % 2];
+      state = fmaf(ex2(A[i / 2][2 * k + i % 2] * middle[i / 2]), value[i], state);
+    }
+  }
+  /// Adds the polynomials of kCount blocks of states from `first` on. Each power of s has a product
+  /// of its own, so that none waits for another.
+  template <class Smooth, int kCount>
+  __device__ void add_products(const LeftOperand (&moments)[Smooth::kTerms],
+                               const float (&middle)[2], const uint32_t (&w)[kBlocks][2],
+                               int first) {
+    float value[kCount][4];
+    const auto add = [&]<int j>(std::integral_constant<int, j>) {
+      const LeftOperand& m = moments[j];
+#pragma unroll
+      for (int k = 0; k < kCount; ++k) {
+        const uint32_t(&right)[2] = w[first + k];
+        float product[4] = {0.0F, 0.0F, 0.0F, 0.0F};
+        if constexpr (j < Smooth::kWide) {
+          mma_k16(product, m.low[0], m.low[1], m.low[2], m.low[3], right);
+        }
+        mma_k16(product, m.high[0], m.high[1], m.high[2], m.high[3], right);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          if constexpr (j == Smooth::kTerms - 1) {
+            value[k][i] = product[i];
+          } else {
+            constexpr float kRatio = Smooth::kRatio[j + 1];
+            if constexpr (kRatio != 1.0F) value[k][i] *= kRatio;
+            value[k][i] = fmaf(rate[i / 2][2 * (first + k) + i % 2], value[k][i], product[i]);
+          }
+        }
+      }
+    };
+    [&]<int... j>(std::integer_sequence<int, j...>) {
+      (add(std::integral_constant<int, Smooth::kTerms - 1 - j>{}), ...);
+    }
+    (std::make_integer_sequence<int, Smooth::kTerms>{});
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) move_behind(middle, value[k], first + k);
   }
 
   /// Adds a window position by position; `from` is the sum of delta between each and the start of
@@ -183,7 +256,7 @@ struct SummaryWalk {
                            const uint32_t (&w)[kBlocks][2], int q) {
     const LeftOperand parts = left_operand<true>(x);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {  // positions 2q + i of the first half, 2q + i of the second
+    for (int i = 0; i < 4; ++i) {  // positions 4q + i
       const int at = i / 2 * 2;
       const uint32_t take = i % 2 == 0 ? 0x5410U : 0x7632U;
       const uint32_t left[2] = {__byte_perm(parts.high[at], parts.low[at], take),
@@ -223,30 +296,22 @@ __device__ inline void sum_deltas(const float (&d)[2][4], int q, float (&total)[
   const float others = (kGradient ? q >= 2 : q < 2) ? 1.0F : 0.0F;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
-    float all[2];     // of eight positions
-    float before[2];  // of those that other lanes have and the walk passes before
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float pair = d[c][2 * i] + d[c][2 * i + 1];
-      const float beside = __shfl_xor_sync(kFullWarp, pair, 1);
-      const float four = pair + beside;
-      const float far = __shfl_xor_sync(kFullWarp, four, 2);
-      all[i] = four + far;
-      before[i] = fmaf(other, beside, others * far);
-    }
-    total[c] = all[0] + all[1];
+    const float mine = (d[c][0] + d[c][1]) + (d[c][2] + d[c][3]);
+    const float beside = __shfl_xor_sync(kFullWarp, mine, 1);
+    const float pair = mine + beside;
+    const float far = __shfl_xor_sync(kFullWarp, pair, 2);
+    total[c] = pair + far;
+    const float before = fmaf(other, beside, others * far);
     if constexpr (kGradient) {
-      before[1] += all[0];
-      sum[c][0] = before[0] + d[c][0];
+      sum[c][0] = before + d[c][0];
       sum[c][1] = sum[c][0] + d[c][1];
-      sum[c][2] = before[1] + d[c][2];
+      sum[c][2] = sum[c][1] + d[c][2];
       sum[c][3] = sum[c][2] + d[c][3];
     } else {
-      before[0] += all[1];
-      sum[c][1] = before[0];
-      sum[c][0] = before[0] + d[c][1];
-      sum[c][3] = before[1];
-      sum[c][2] = before[1] + d[c][3];
+      sum[c][3] = before;
+      sum[c][2] = before + d[c][3];
+      sum[c][1] = sum[c][2] + d[c][2];
+      sum[c][0] = sum[c][1] + d[c][1];
     }
   }
 }

@@ -52,9 +52,12 @@ struct SummaryArgs {
   // nothing.
   int stretch = 1, from = 0, count = 1;
   int first_stretch = 0, stretches = 1;  // the stretches that are wanted
-  const int* mma = nullptr;  // where not null, 1 means the kernel on tensor cores, 0 the other
   int d_inner = 0, d_state = 0;
   int width = 0;  // channels of a block
+  // for the kernel on tensor cores: whether the warps of a block keep within a few windows of each
+  // other, and bytes from a window to the next in each array
+  bool together = false;
+  int64_t next_x = 0, next_delta = 0, next_z = 0, next_w = 0;
   Vectors vectors;
 };
 
@@ -132,7 +135,6 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   T* const tokens_at = tiles_at + S::kStages * S::kTile;
   float* const wide_at = reinterpret_cast<float*>(tokens_at + S::kStages * S::kTokens);
 
-  if (p.mma != nullptr && *p.mma != 0) return;
   const int thread = static_cast<int>(threadIdx.x);
   const int groups = (p.d_inner + p.width - 1) / p.width;
   int64_t unit = blockIdx.x;

@@ -16,13 +16,17 @@
 ///         stops when it has left all. What is dropped is 2^-20 of what was there, the polynomials
 ///         are within 1e-5, and x is a sum of two bf16 (16 bits): less than a hundredth of what
 ///         rounding activations to bf16 costs
-/// Layout  warp: 16 channels x all states of one chunk. Lane 4 g + q prepares positions 2q, 2q + 1,
-///         2q + 8, 2q + 9 of channels g and g + 8, which makes its values operands of the products
-///         as they lie, and keeps states 8 k + 2q, 8 k + 2q + 1 of these channels. Windows come
-///         into shared memory of the warp by asynchronous copies, three ahead; no barriers
+/// Layout  warp: 16 channels x all states of one chunk. Lane 4 g + q prepares positions 4q..4q + 3
+///         of channels g and g + 8, whose rows lie where that makes its values operands of the
+///         products as they are, and keeps states 8 k + 2q, 8 k + 2q + 1 of these channels. Windows
+///         come into shared memory of the warp by asynchronous copies, in pairs, two pairs ahead
+/// Memory  the four warps of a block read sectors of the same lines, so a copy asks for the whole
+///         line to be brought into the second-level cache, and over long walks the warps wait for
+///         each other now and then: lines that they read at times far apart would come twice
 /// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
-/// Floor   memory as for the other kernel; issue: 440 slots per window and warp, 55 per
-///         channel-position, 0.9 ms for 2^20 positions of 512 channels if all of them are walked
+/// Floor   memory as for the other kernel; issue: 365 slots per window and warp far from the start
+///         of the walk, 46 per channel-position, 0.75 ms for 2^20 positions of 512 channels if all
+///         of them are walked
 #pragma once
 
 #include "kernels/scan_summary_walk.cuh"
@@ -31,12 +35,14 @@
 namespace gmamba::cuda::scan {
 
 constexpr int kSummaryMmaWarps = 4;
+/// Windows from the start of a walk on which two terms may do; not asked before.
+constexpr int kFarWindows = 64;
 
 template <int kStates, bool kGradient>
 struct SummaryMmaShape {
   static constexpr int kRows = 16;
   static constexpr int kWidth = 16;
-  static constexpr int kStages = 4;
+  static constexpr int kStages = 6;  // windows, fetched in pairs
   static constexpr int kArrays = kGradient ? 3 : 2;
   static constexpr int kTile = kRows * kWidth * 2;     // bytes of x, delta or z
   static constexpr int kTokens = kRows * kStates * 2;  // of w
@@ -52,6 +58,21 @@ __device__ inline int banked(int row, int piece) {
   return row * kPieces + (piece ^ (row / (8 / kPieces) % kPieces));
 }
 
+/// The row of a window's tiles in which a position lies: those of lane q are then 4q .. 4q + 3.
+__device__ inline int row_of_position(int position) {
+  return position % 4 / 2 * 8 + position / 4 * 2 + position % 2;
+}
+
+/// Starts copying 16 bytes if `there`, without a branch. The warps beside this one want the rest of
+/// the 128 bytes in which they lie.
+__device__ inline void copy_if(bool there, uint32_t to, const void* from) {
+  asm volatile(
+      "{.reg .pred p; setp.ne.s32 p, %2, 0;"
+      " @p cp.async.cg.shared.global.L2::128B [%0], [%1], 16;}" ::"r"(to),
+      "l"(from), "r"(static_cast<int>(there))
+      : "memory");
+}
+
 /// kReady: delta comes behind bias and softplus.
 template <int kStates, bool kGradient, bool kGated, bool kReady, int kBlocksPerSm>
 __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
@@ -62,19 +83,26 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   extern __shared__ __align__(16) unsigned char summary_shared[];
 
   after_previous_kernel();
-  if (p.mma != nullptr && *p.mma == 0) return;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int g = lane / 4;
-  const int q = lane % 4;
+  // unsigned, for these are found again where registers are short
+  const int lane = static_cast<int>(threadIdx.x % 32U);
+  const int warp = static_cast<int>(threadIdx.x / 32U);
+  const int g = static_cast<int>(threadIdx.x % 32U / 4U);
+  const int q = static_cast<int>(threadIdx.x % 4U);
   const int groups = (p.d_inner + S::kWidth - 1) / S::kWidth;
-  int64_t unit = static_cast<int64_t>(blockIdx.x) * kSummaryMmaWarps + warp;
+  uint32_t unit = blockIdx.x * kSummaryMmaWarps + warp;  // below 2^32, see start_summary_mma
   const int first = static_cast<int>(unit % groups) * S::kWidth;
   unit /= groups;
-  const int piece = static_cast<int>(unit % p.count);
-  unit /= p.count;
-  const int64_t chunk = (unit % p.stretches + p.first_stretch) * p.stretch + p.from + piece;
-  const int64_t b = unit / p.stretches;
+  int piece = 0;
+  if (p.count > 1) {
+    piece = static_cast<int>(unit % p.count);
+    unit /= p.count;
+  }
+  int64_t b = 0;
+  if (const uint32_t stretches = p.stretches; unit >= stretches) {
+    b = unit / stretches;
+    unit %= stretches;
+  }
+  const int64_t chunk = static_cast<int64_t>(unit + p.first_stretch) * p.stretch + p.from + piece;
   if (b >= p.batch || chunk >= p.chunks) return;
   const int64_t row = b * p.chunks + chunk;
   const int64_t begin = chunk * p.chunk_length;
@@ -83,21 +111,17 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
 
   Walk walk;
   float bias[2];
-  float gone[2] = {0.0F, 0.0F};  // sum of delta over the pieces before this one
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
     const int e = min(first + g + 8 * c, p.d_inner - 1);
     const bool exists = first + g + 8 * c < p.d_inner;
-    bias[c] = p.bias == nullptr ? 0.0F : p.bias[e];
-    for (int i = 0; i < p.from; ++i) {
-      gone[c] += p.delta_sum[(row - piece - p.from + i) * p.d_inner + e];
-    }
+    bias[c] = kReady || p.bias == nullptr ? 0.0F : kLog2e * p.bias[e];
 #pragma unroll
     for (int i = 0; i < 2 * kBlocks; ++i) {
       const int n = i / 2 * 8 + 2 * q + i % 2;
       walk.h[c][i] = 0.0F;
       if (exists && n < p.d_state) {
-        walk.A[c][i] = walk.rate[c][i] = p.A[e * p.A_stride + n] * kLog2e;
+        walk.A[c][i] = walk.rate[c][i] = p.A[e * p.A_stride + n] * (kReady ? kLog2e : 1.0F);
       } else {
         walk.drop(c, i);
       }
@@ -109,94 +133,109 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const int copy_row = lane / 2;
   const int copy_column = lane % 2 * 8;
   const bool copies = first + copy_column < p.d_inner;
-  const uint32_t copy_at = shared + banked<2>(copy_row, lane % 2) * 16;
+  // distances that the assembler would find again for every window, if it knew how
+  const auto kept = [lane](uint32_t value) { return __shfl_sync(kFullWarp, value, lane); };
+  const uint32_t copy_at = kept(shared + banked<2>(row_of_position(copy_row), lane % 2) * 16);
   constexpr int kBatches = (S::kPieces + 1) / 2;
   const int w_row = lane / S::kPieces;
   const int w_column = lane % S::kPieces * 8;
   const bool copies_w = w_row < S::kRows && w_column < p.d_state;
   const uint32_t w_at = shared + S::kArrays * S::kTile;
+  const uint32_t w_copy_at = w_at + banked<S::kPieces>(row_of_position(w_row), w_column / 8) * 16;
   const int64_t head = begin + (kGradient ? 0 : (windows - 1) * S::kRows);
   const auto rows_at = [&](const Rows<const bf16>& from) {
     return from.empty() ? nullptr : from.at(b, head + copy_row) + first + copy_column;
   };
-  constexpr int64_t kStep = kGradient ? S::kRows : -S::kRows;
+  constexpr int kStep = kGradient ? S::kRows : -S::kRows;
   const bf16* x_from = rows_at(p.x);
   const bf16* delta_from = rows_at(p.delta);
   const bf16* z_from = rows_at(p.z);
-  const bf16* w_from = p.w.at(b, head);
+  const bf16* w_from = p.w.at(b, head + w_row) + w_column;
   const int ragged = steps % S::kRows == 0 ? -1
                      : kGradient           ? windows - 1
                                            : 0;  // a window cut short
-  int fetched = 0;
-  uint32_t copy_stage = 0;  // in bytes
-  const auto fetch = [&] {
-    if (fetched < windows) {
-      if (fetched != ragged && p.vectors.wide_tokens) {
-        if (copies) {
-          copy_async_or_zero<16>(copy_at + copy_stage, x_from, true);
-          copy_async_or_zero<16>(copy_at + copy_stage + S::kTile, delta_from, true);
-          if constexpr (kGated) {
-            copy_async_or_zero<16>(copy_at + copy_stage + 2 * S::kTile, z_from, true);
-          }
-        }
-        if (copies_w) {
+  const auto advance = [&] {
+    const auto move = [](const bf16*& pointer, int64_t bytes) {
+      pointer = reinterpret_cast<const bf16*>(reinterpret_cast<const char*>(pointer) + bytes);
+    };
+    move(x_from, p.next_x);
+    move(delta_from, p.next_delta);
+    if constexpr (kGated) move(z_from, p.next_z);
+    move(w_from, p.next_w);
+  };
+  // the next window, to that distance in bytes
+  const auto copy_whole = [&](uint32_t to) {
+    copy_if(copies, copy_at + to, x_from);
+    copy_if(copies, copy_at + to + S::kTile, delta_from);
+    if constexpr (kGated) copy_if(copies, copy_at + to + 2 * S::kTile, z_from);
+    copy_if(copies_w, w_copy_at + to, w_from);
 #pragma unroll
-          for (int i = 0; i < kBatches; ++i) {
-            const int row = w_row + i * (32 / S::kPieces);
-            copy_async_or_zero<16>(w_at + copy_stage + banked<S::kPieces>(row, w_column / 8) * 16,
-                                   w_from + row * static_cast<int>(p.w.inner) + w_column, true);
-          }
-        }
-      } else {
-        const int rows = fetched == ragged ? steps % S::kRows : S::kRows;
-        const bool there = copies && copy_row < rows;
-        copy_async_or_zero<16>(copy_at + copy_stage, x_from, there);
-        copy_async_or_zero<16>(copy_at + copy_stage + S::kTile, delta_from, there);
-        if constexpr (kGated) {
-          copy_async_or_zero<16>(copy_at + copy_stage + 2 * S::kTile, z_from, there);
-        }
+    for (int j = 1; j < kBatches; ++j) {
+      const int row = w_row + j * (32 / S::kPieces);
+      copy_if(copies_w, w_at + to + banked<S::kPieces>(row_of_position(row), w_column / 8) * 16,
+              w_from + (row - w_row) * static_cast<int>(p.w.inner));
+    }
+    advance();
+  };
+  const auto copy_any = [&](int i, uint32_t to) {
+    const int rows = i == ragged ? steps % S::kRows : S::kRows;
+    const bool there = copies && copy_row < rows;
+    copy_async_or_zero<16>(copy_at + to, x_from, there);
+    copy_async_or_zero<16>(copy_at + to + S::kTile, delta_from, there);
+    if constexpr (kGated) copy_async_or_zero<16>(copy_at + to + 2 * S::kTile, z_from, there);
+    const bf16* const tokens = w_from - (w_row * p.w.inner + w_column);
 #pragma unroll 1
-        for (int at = lane; at < S::kRows * S::kPieces * 2; at += 32) {  // pieces of 8 bytes
-          const int row = at / (2 * S::kPieces);
-          const int half = at % (2 * S::kPieces);
-          copy_async_or_zero<8>(
-              w_at + copy_stage + banked<S::kPieces>(row, half / 2) * 16 + half % 2 * 8,
-              w_from + row * p.w.inner + half * 4, row < rows && half * 4 < p.d_state);
-        }
-      }
-      x_from += kStep * p.x.inner;
-      delta_from += kStep * p.delta.inner;
-      if constexpr (kGated) z_from += kStep * p.z.inner;
-      w_from += kStep * p.w.inner;
-      copy_stage = copy_stage == (S::kStages - 1) * S::kStage ? 0 : copy_stage + S::kStage;
-      ++fetched;
+    for (int at = lane; at < S::kRows * S::kPieces * 2; at += 32) {  // pieces of 8 bytes
+      const int row = at / (2 * S::kPieces);
+      const int half = at % (2 * S::kPieces);
+      copy_async_or_zero<8>(
+          w_at + to + banked<S::kPieces>(row_of_position(row), half / 2) * 16 + half % 2 * 8,
+          tokens + row * p.w.inner + half * 4, row < rows && half * 4 < p.d_state);
+    }
+    advance();
+  };
+  const auto fetch = [&](int i, uint32_t to) {  // windows i and i + 1
+    if (p.vectors.wide_tokens && i + 1 < windows && i != ragged && i + 1 != ragged) {
+      copy_whole(to);
+      copy_whole(to + S::kStage);
+    } else {
+#pragma unroll 1
+      for (int j = i; j < min(i + 2, windows); ++j) copy_any(j, to + (j - i) * S::kStage);
     }
     commit_copies();
   };
   // what the short way never writes
-  for (int i = lane; i < S::kBytes / 16; i += 32) {
-    reinterpret_cast<uint4*>(summary_shared + warp * S::kBytes)[i] = uint4{};
+  if (first + S::kWidth > p.d_inner || p.d_state < kStates) {
+    for (int i = lane; i < S::kBytes / 16; i += 32) {
+      reinterpret_cast<uint4*>(summary_shared + warp * S::kBytes)[i] = uint4{};
+    }
+    __syncwarp();
   }
-  __syncwarp();
 #pragma unroll
-  for (int i = 0; i < S::kStages - 1; ++i) fetch();
+  for (int i = 0; i < S::kStages - 2; i += 2) fetch(i, i * S::kStage);
 
   // where this lane's row of the operands lies
   const int operand_row = lane % 8 + lane / 16 * 8;
-  const uint32_t x_operand = banked<2>(operand_row, lane / 8 % 2) * 16;
+  const uint32_t x_operand = kept(banked<2>(operand_row, lane / 8 % 2) * 16);
+  const uint32_t w_operand =
+      kBlocks == 2 ? kept(S::kArrays * S::kTile + banked<2>(lane % 16, lane / 16) * 16)
+                   : S::kArrays * S::kTile + (kBlocks == 1 ? banked<1>(lane % 16, 0) * 16 : 0);
 
-  uint32_t stage = shared;
+  uint32_t stage = 0;  // of window i, in bytes
 #pragma unroll 1
   for (int i = 0; i < windows; ++i) {
-    if (i % (i < 16 ? 4 : 16) == 0) {
-      walk.leave(gone);
-      if (walk.active == 0 && !p.exact_sum) break;
+    if (i % 2 == 0) {
+      if (i % (i < 16 ? 4 : 16) == 0) {
+        walk.leave();
+        if (walk.active == 0 && !p.exact_sum) break;
+        if (p.together && i % 8 == 0) __syncthreads();
+      }
+      wait_for_copies<S::kStages / 2 - 2>();
+      __syncwarp();
+      fetch(i + S::kStages - 2, stage == 0 ? (S::kStages - 2) * S::kStage : stage - 2 * S::kStage);
     }
-    wait_for_copies<S::kStages - 2>();
-    __syncwarp();
-    fetch();
-    const uint32_t at = stage;
-    stage = stage == shared + (S::kStages - 1) * S::kStage ? shared : stage + S::kStage;
+    const uint32_t at = shared + stage;
+    stage = stage == (S::kStages - 1) * S::kStage ? 0 : stage + S::kStage;
     uint32_t raw[4];
     load_matrices(raw, at + S::kTile + x_operand);
     float d[2][4];
@@ -211,12 +250,14 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) d[c][j] = delta_of<bf16>(d[c][j], bias[c], kReady);
+      for (int j = 0; j < 4; ++j) {
+        if constexpr (!kReady) d[c][j] = softplus2<bf16>(fmaf(d[c][j], kLog2e, bias[c]));
+      }
     }
     if (i == ragged) {  // positions that don't exist take no time
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (2 * q + j % 2 + j / 2 * 8 >= steps % S::kRows) d[0][j] = d[1][j] = 0.0F;
+        if (4 * q + j >= steps % S::kRows) d[0][j] = d[1][j] = 0.0F;
       }
     }
     float total[2];
@@ -244,18 +285,22 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
         }
       }
       uint32_t w[kBlocks][2];
-      const uint32_t tokens = at + S::kArrays * S::kTile;
       if constexpr (kBlocks == 1) {
-        load_matrices(w[0], tokens + banked<1>(lane % 16, 0) * 16);
+        load_matrices(w[0], at + w_operand);
       } else {
 #pragma unroll
         for (int k = 0; k < kBlocks; k += 2) {
-          load_matrices(raw, tokens + banked<S::kPieces>(operand_row, k + lane / 8 % 2) * 16);
-          w[k][0] = raw[0], w[k + 1][0] = raw[1], w[k][1] = raw[2], w[k + 1][1] = raw[3];
+          const int other = kBlocks == 2 ? 0 : banked<S::kPieces>(lane % 16, k + lane / 16) * 16;
+          load_matrices(raw, at + w_operand + other);
+          w[k][0] = raw[0], w[k][1] = raw[1], w[k + 1][0] = raw[2], w[k + 1][1] = raw[3];
         }
       }
       if (walk.template smooth<Smooth3>(total)) {
-        walk.template add_smooth<Smooth3>(x, total, sum, w);
+        if (i >= kFarWindows && walk.template smooth<Smooth2>(total)) {
+          walk.template add_smooth<Smooth2>(x, total, sum, w);
+        } else {
+          walk.template add_smooth<Smooth3>(x, total, sum, w);
+        }
       } else if (walk.template smooth<Smooth4>(total)) {
         walk.template add_smooth<Smooth4>(x, total, sum, w);
       } else if (walk.template smooth<Smooth6>(total)) {
@@ -280,14 +325,15 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   for (int c = 0; c < 2; ++c) {
     const int e = first + g + 8 * c;
     if (e >= p.d_inner) continue;
+    float* const to = p.state.at(row, e) + 2 * q;
 #pragma unroll
     for (int k = 0; k < kBlocks; ++k) {
-      const int n = k * 8 + 2 * q;
-      if (n >= p.d_state) continue;
-      const float pair[2] = {walk.h[c][2 * k], walk.h[c][2 * k + 1]};
-      store_shared(p.state.at(row, e) + n, pair);
+      if (k * 8 + 2 * q >= p.d_state) continue;
+      constexpr float kUnit = kGradient || kReady ? 1.0F : kLn2;  // of delta in x
+      const float pair[2] = {kUnit * walk.h[c][2 * k], kUnit * walk.h[c][2 * k + 1]};
+      store_shared(to + k * 8, pair);
     }
-    if (q == 0) p.delta_sum[row * p.d_inner + e] = walk.behind[c];
+    if (q == 0) p.delta_sum[row * p.d_inner + e] = (kReady ? 1.0F : kLn2) * walk.behind[c];
   }
 }
 
