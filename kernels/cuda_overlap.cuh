@@ -17,6 +17,19 @@ __device__ inline void after_previous_kernel() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+/// Its halves. A kernel may wait later, and first do what does not depend on the kernel before, if
+/// all that it reads until then is known to be done. That it is, a kernel ahead of it sees to by
+/// taking the halves in the other order: what follows begins when all that came before is done.
+__device__ inline void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void let_next_kernel_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
 
 /// True when the device of the calling thread can overlap kernels.
 inline bool kernels_overlap() {

@@ -63,7 +63,7 @@ void over_states(int64_t d_state, Body&& body) {
   }
 }
 
-/// Chunks of time that are walked side by side, a multiple of 64 positions each.
+/// Chunks of time that are walked side by side.
 struct Chunks {
   int64_t count = 1;
   int64_t length = 0;
@@ -71,13 +71,13 @@ struct Chunks {
 
 /// One chunk when `units` of work (warps or blocks of one chunk) fill the machine, which holds
 /// `capacity` of them; else as many as fill it once. Splitting costs a summary of every chunk,
-/// which is cheaper the longer the chunk, so no more than that.
-inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
-  constexpr int64_t kAlign = 64;
+/// which is cheaper the longer the chunk, so no more than that. They are a multiple of `align`
+/// positions each.
+inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity, int64_t align = 64) {
   constexpr int64_t kShortest = 64;
   if (length <= kShortest || units * 2 >= capacity) return {1, length};
   const int64_t wanted = std::max<int64_t>(1, capacity / units);
-  const int64_t chunk = std::max(kShortest, ceil_div(ceil_div(length, wanted), kAlign) * kAlign);
+  const int64_t chunk = std::max(kShortest, ceil_div(ceil_div(length, wanted), align) * align);
   return {ceil_div(length, chunk), chunk};
 }
 
@@ -103,11 +103,11 @@ constexpr int kForwardBlocks = 3;
 
 /// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.04 times as long as
 /// twelve, and their chunks are longer and cheaper to summarise: twelve only where chunks are long.
-inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units) {
-  constexpr int64_t kLong = 1344;
+inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units, int64_t align) {
+  constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
-  const Chunks full = cut_time(length, units, sms * 4 * kForwardBlocks);
-  return full.count == 1 || full.length >= kLong ? full : cut_time(length, units, sms * 8);
+  const Chunks full = cut_time(length, units, sms * 4 * kForwardBlocks, align);
+  return full.count == 1 || full.length >= kLong ? full : cut_time(length, units, sms * 8, align);
 }
 
 /// Channels of a block of the summary: groups of equal width, a multiple of 8, that fit its

@@ -161,8 +161,9 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const States<const float> known(args.known, "known");
-  const Chunks chunks = known.rows.empty() ? cut_outputs(ctx, p.length, warps)
-                                           : Chunks{args.known.dim(1), args.mark_every};
+  const Chunks chunks = known.rows.empty()
+                            ? cut_outputs(ctx, p.length, warps, p.saved.empty() ? 1 : 64)
+                            : Chunks{args.known.dim(1), args.mark_every};
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
   p.start = known.rows.empty() ? state_in : known.rows;
@@ -172,6 +173,7 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   if (chunks.count > 1 && known.rows.empty()) {
     const States<const float> starts(find_starts(ctx, p, state_in, {}), "starts");
     p.start = starts.rows;
+    p.start_is_late = true;
   }
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
     const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);

@@ -33,9 +33,11 @@ struct ForwardArgs {
   bool ready = false;           // delta is behind bias and softplus
   Rows<const float> start;      // (B * start_per_row, E, N) or empty: zeros
   int64_t start_per_row = 0;    // at least as many as chunks
-  Rows<T> y;                    // (B, L, E)
-  Rows<float> state_out;        // (B, E, N) or empty
-  Rows<float> saved;            // (B * saved_per_row, E, N) or empty: states on the way
+  // true where the kernels that this one may overlap with write `start` and nothing else it reads
+  bool start_is_late = false;
+  Rows<T> y;              // (B, L, E)
+  Rows<float> state_out;  // (B, E, N) or empty
+  Rows<float> saved;      // (B * saved_per_row, E, N) or empty: states on the way
   int64_t saved_per_row = 0;
   int64_t saved_every = 0;  // positions between two of them, a multiple of a tile
   int64_t batch = 0, length = 0;
@@ -96,7 +98,8 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
   extern __shared__ __align__(16) unsigned char forward_shared[];
-  after_previous_kernel();
+  let_next_kernel_begin();
+  if (!p.start_is_late) wait_for_previous_kernel();
 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -136,14 +139,10 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
 #pragma unroll
     for (int n = 0; n < kStates; ++n) {
       if constexpr (kReady) A[i][n] *= kLog2e;
-      h[i][n] = 0.0F;
     }
     // one of the lanes that share a channel adds D u
     skip[i] = p.D == nullptr || n0 != 0 ? 0.0F : p.D[ei];
     bias[i] = kReady || p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
-    if (!p.start.empty()) {
-      load_states(p.start.at(b * p.start_per_row + chunk, ei) + n0, count, p.vectors.states, h[i]);
-    }
   }
 
   const int64_t begin = chunk * p.chunk_length;
@@ -210,6 +209,16 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
 
   if (steps > 0) fetch(0, 0);
   commit_copies();
+  if (p.start_is_late) wait_for_previous_kernel();
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) h[i][n] = 0.0F;
+    if (!p.start.empty()) {
+      load_states(p.start.at(b * p.start_per_row + chunk, min(e + i, p.d_inner - 1)) + n0,
+                  i < channels ? states : 0, p.vectors.states, h[i]);
+    }
+  }
   int stage = 0;
 #pragma unroll 1
   for (int t = 0; t < steps; t += kRows, stage ^= 1) {

@@ -121,7 +121,8 @@ __device__ inline int item_of_rank(float remaining, uint32_t* keys, int* order, 
 template <class T, int kStates, int kSplit, bool kGradient, int kSub>
 __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
     scan_summary_kernel(const SummaryArgs<T> p) {
-  after_previous_kernel();
+  wait_for_previous_kernel();
+  let_next_kernel_begin();  // in this order for those who read ahead behind the combination
   using S = SummaryShape<T, kStates, kSplit, kGradient>;
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;

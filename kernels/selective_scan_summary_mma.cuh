@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   constexpr int kBlocks = Walk::kBlocks;
   extern __shared__ __align__(16) unsigned char summary_shared[];
 
-  after_previous_kernel();
+  wait_for_previous_kernel();
+  let_next_kernel_begin();  // in this order for those who read ahead behind the combination
   // unsigned, for these are found again where registers are short
   const int lane = static_cast<int>(threadIdx.x % 32U);
   const int warp = static_cast<int>(threadIdx.x / 32U);
