@@ -105,6 +105,7 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   p.dstate_end = {states, s.state.outer, s.state.inner};
   p.end_per_row = s.chunks;
   p.end_per_chunk = pieces.count;
+  p.end_is_late = p.chunks > 1;
 }
 
 /// dA, dD and ddelta_bias from the partial sums of all batch rows and chunks.

@@ -24,6 +24,8 @@ struct BackwardArgs {
   // (B * end_per_row, E, N) or empty: gradient behind each end_per_chunk-th stretch of a chunk
   Rows<const float> dstate_end;
   int64_t end_per_row = 1, end_per_chunk = 1;
+  // true where the kernels that this one may overlap with write those and nothing else it reads
+  bool end_is_late = false;
   Rows<T> du, ddelta, dz, y;  // (B, L, E); dz and y may be empty
   Rows<float> dstate_in;      // (B, E, N) or empty
   float* dBC = nullptr;       // (groups, B, L, 2 * columns) partial sums

@@ -19,6 +19,9 @@ struct MmaShape {
   static constexpr int kBlockWidth = kGroups * kWidth;
   static constexpr int kWarpStates = kStates / kSplit;
   static constexpr int kWindows = kTile / kWindow;
+  // warps that copy for themselves all they need, and wait for each other only where they add up
+  // dB and dC, a tile behind; with more states there is no shared memory for that
+  static constexpr bool kApart = kStates == 8;
   static constexpr int kArray = kTile * kWidth;  // one value per position and channel
 
   // of a warp; what all warps of a group of channels share lies with the first of them
@@ -33,17 +36,20 @@ struct MmaShape {
   static constexpr int kS2 = kSplit == 1 ? kG : 6 * kArray;
   static constexpr int kSlots = (kSplit == 1 ? 5 : 7) * kArray;  // states before windows 1.., 0, 0
   static constexpr int kSums = kSlots + (kWindows + 1) * 256;    // dB and dC of the warp
-  static constexpr int kParameters = kSums + kTile * 2 * kWarpStates;  // dD, dbias: [2][32][4]
-  static constexpr int kChannels = kParameters + 256;                  // delta bias and D
+  static constexpr int kSumsWords = kTile * 2 * kWarpStates;
+  static constexpr int kParameters =
+      kSums + (kApart ? 2 : 1) * kSumsWords;               // dD, dbias: [2][32][4]
+  static constexpr int kChannels = kParameters + 256;      // delta bias and D
   static constexpr int kOffsets = kChannels + 2 * kWidth;  // of a lane's saved states: [32][2]
   static constexpr int kWarpWords = kOffsets + 64;
   // of the block, for each of two stages: u, delta, dy, z, then B and C
   static constexpr int kRaw = kTile * kBlockWidth / 2;
   static constexpr int kRawBC = kTile * kStates / 2;
-  static constexpr int kStageWords = 4 * kRaw + 2 * kRawBC;
+  static constexpr int kStageWords = 4 * kRaw + (kApart ? kBackwardWarps : 1) * 2 * kRawBC;
 
   static constexpr int kStagesFrom = kBackwardWarps * kWarpWords;
   static constexpr int kBasesFrom = kStagesFrom + 2 * kStageWords;  // addresses of a chunk's rows
+  static constexpr int kTurn = kBasesFrom + 30;  // where warps wait for each other: an mbarrier
   static constexpr int kBytes = (kBasesFrom + 32) * 4;
 
   /// Column `c` of row `t` of an array of kColumns words, turned so that four rows are read without
@@ -94,7 +100,8 @@ struct MmaOperands {
   int half_q, half_g;         // to the other half of a row, turned for position q or g / 2
   unsigned twice, halves;     // how bytes are picked
 
-  __device__ MmaOperands(uint32_t* group_words, uint32_t* warp_words, const uint32_t* B, int lane) {
+  __device__ MmaOperands(uint32_t* group_words, uint32_t* warp_words, const uint32_t* B,
+                         int sums_from, int lane) {
     const int g = lane / 4;
     const int q = lane % 4;
     const int outer = S::template at<S::kWidth>(q, 2 * g);
@@ -104,7 +111,7 @@ struct MmaOperands {
     delta = reinterpret_cast<const float*>(group_words + S::kDelta) + 2 * g;
     states = B + q * (kStates / 2) + (g >> 1) * kParts;
     states4 = B + (g >> 1) * (kStates / 2) + q * kParts;
-    sums = reinterpret_cast<float*>(warp_words + S::kSums) +
+    sums = reinterpret_cast<float*>(warp_words + sums_from) +
            S::template at<2 * S::kWarpStates>(q, kStates == 8 ? g : 2 * g);
     half_q = q < 2 ? 16 : -16;
     half_g = g < 4 ? 16 : -16;
@@ -186,6 +193,31 @@ __device__ inline void store_quads(float* to, const float (&from)[2][4]) {
 __device__ inline int again(int value) {
   asm volatile("" : "+r"(value));
   return value;
+}
+
+/// A barrier that threads reach at one place and wait for at another.
+__device__ inline void begin_turns(uint32_t* turn, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(turn))),
+               "r"(arrivals)
+               : "memory");
+}
+__device__ inline void reach_turn(uint32_t* turn) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(turn)))
+               : "memory");
+}
+/// Waits until all have reached turn number `number`, counted modulo 2.
+__device__ inline void wait_for_turn(uint32_t* turn, int number) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(turn));
+  int passed = 0;
+  while (passed == 0) {
+    asm volatile(
+        "{.reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.s32 %0, 1, 0, p;}"
+        : "=r"(passed)
+        : "r"(address), "r"(number)
+        : "memory");
+  }
 }
 
 /// Where a lane prepares and finishes positions: four channels from `quad` of its group's, of

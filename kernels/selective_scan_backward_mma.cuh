@@ -13,6 +13,8 @@
 /// Time    tiles of 16 positions, last first: activations and the state before the tile arrive a
 ///         tile ahead by asynchronous copies; then prepare (softplus, gate, splits), walk 12
 ///         positions for the states before windows, and per window walk and walk back, then finish
+/// Waits   a block's warps share tiles, and wait for each other at both ends of one. With 8 states
+///         each copies what it needs, and they meet once a tile, where dB and dC are added up
 /// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
 /// Floor   issue: 23 slots per state update; exponential unit: 1.75 x 16 + 5 per channel-position
 /// Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8, 16, 32 or 64
@@ -72,7 +74,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
   extern __shared__ __align__(16) uint32_t words[];
-  after_previous_kernel();
+  let_next_kernel_begin();
+  if (!p.end_is_late) wait_for_previous_kernel();
   const int thread = static_cast<int>(threadIdx.x);
   // with more registers to spare where a warp has all states of its channels
   const auto found_again = [](int value) { return S::kSplit > 1 || kReady ? again(value) : value; };
@@ -103,7 +106,6 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   float A[2][4];
   float dA[2][4];
   float carry[2][4];  // gradient of the state behind the current position
-  const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
 #pragma unroll
   for (int k = 0; k < 2; ++k) {
 #pragma unroll
@@ -112,12 +114,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       float v[2];
       load_shared(p.A + e * p.A_stride + state_of(k), v);
       A[k][2 * i] = v[0] * kLog2e, A[k][2 * i + 1] = v[1] * kLog2e;
-      v[0] = v[1] = 0.0F;
       dA[k][2 * i] = dA[k][2 * i + 1] = 0.0F;
-      if (!p.dstate_end.empty()) {
-        load_shared(p.dstate_end.at(b * p.end_per_row + stretch, e) + state_of(k), v);
-      }
-      carry[k][2 * i] = v[0], carry[k][2 * i + 1] = v[1];
     }
   }
   {
@@ -140,6 +137,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   // Where the chunk's rows begin; read from shared memory rather than kept or computed each time.
   // From there 32 bits of offset are enough.
   if (thread == 0) {
+    if constexpr (S::kApart) begin_turns(words + S::kTurn, kBackwardWarps);
     const auto put = [&](Base which, const void* at) {
       reinterpret_cast<const void**>(words + S::kBasesFrom)[which] = at;
     };
@@ -179,12 +177,15 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     const int lane = thread % 32;
     uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
     const int rows = min(steps - first_row, kTile);
-    constexpr int kPieces = S::kBlockWidth / 8;
+    // who copies one piece each, and which: all threads for the block, or a warp for itself
+    constexpr int kCopiers = S::kApart ? 32 : kThreads;
+    constexpr int kPieces = (S::kApart ? kWidth : S::kBlockWidth) / 8;
+    const int copier = S::kApart ? lane : thread;
 #pragma unroll
-    for (int i = 0; i < (kTile * kPieces + kThreads - 1) / kThreads; ++i) {
-      const int row = (thread + i * kThreads) / kPieces;
-      const int piece = thread % kPieces;
-      if (kTile * kPieces < kThreads && row >= kTile) break;
+    for (int i = 0; i < (kTile * kPieces + kCopiers - 1) / kCopiers; ++i) {
+      const int row = (copier + i * kCopiers) / kPieces;
+      const int piece = (S::kApart ? warp * kPieces : 0) + copier % kPieces;
+      if (kTile * kPieces < kCopiers && row >= kTile) break;
       const int e = e_block + piece * 8;
       const bool there = row < rows && e < p.d_inner;
       uint32_t* const to = raw + S::raw_piece(row, piece) * 4;
@@ -200,11 +201,11 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     }
     constexpr int kQuads = kStates / 4;
 #pragma unroll
-    for (int i = 0; i < (kTile * kQuads + kThreads - 1) / kThreads; ++i) {
-      const int piece = thread + i * kThreads;
-      if (kTile * kQuads < kThreads && piece >= kTile * kQuads) break;
+    for (int i = 0; i < (kTile * kQuads + kCopiers - 1) / kCopiers; ++i) {
+      const int piece = copier + i * kCopiers;
+      if (kTile * kQuads < kCopiers && piece >= kTile * kQuads) break;
       const int row = piece / kQuads;
-      uint32_t* const to = raw + 4 * S::kRaw + piece * 2;
+      uint32_t* const to = raw + 4 * S::kRaw + (S::kApart ? warp * 2 * S::kRawBC : 0) + piece * 2;
       const unsigned row2 = 2 * (first_row + row);
       const unsigned column2 = piece % kQuads * 8;
       const void* const B = at_row(kB, p.B, row2, column2);
@@ -233,14 +234,42 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   using Rounds = MmaRounds<kStates>;
 
   int stage = 0;
+  // dB and dC of the tile from `row` on, once all warps have left theirs
+  const auto add_up = [&](int row, int stage) {
+    wait_for_turn(words + S::kTurn, stage);
+    sum_channel_groups<kStates>(words, bases[kPartial], S::kSums + stage * S::kSumsWords, row,
+                                min(steps - row, kTile), thread);
+  };
   int first_row = (steps - 1) / kTile * kTile;
   if (steps > 0) fetch(first_row, stage);
+  if (p.end_is_late) wait_for_previous_kernel();
+  {
+    const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        float v[2] = {0.0F, 0.0F};
+        if (!p.dstate_end.empty()) {
+          load_shared(p.dstate_end.at(b * p.end_per_row + stretch, channel_of(k, i)) + state_of(k),
+                      v);
+        }
+        carry[k][2 * i] = v[0], carry[k][2 * i + 1] = v[1];
+      }
+    }
+  }
   for (; first_row >= 0 && steps > 0; first_row -= kTile, stage ^= 1) {
     const int rows = min(steps - first_row, kTile);
     const uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
-    const uint32_t* const B = raw + 4 * S::kRaw + part * (S::kWarpStates / 2);
+    const uint32_t* const B =
+        raw + 4 * S::kRaw + (S::kApart ? warp * 2 * S::kRawBC : 0) + part * (S::kWarpStates / 2);
+    const int sums_from = S::kSums + (S::kApart ? stage * S::kSumsWords : 0);
     asm volatile("cp.async.wait_group 0;" ::: "memory");
-    __syncthreads();
+    if constexpr (S::kApart) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
 
     prepare_positions<kStates, kGated, kReady>(words, raw, rows, found_again(thread));
     if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
@@ -252,7 +281,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
 
     const float* const before_tile = mine + S::kSlots + (S::kWindows - 1 + stage) * 256 + lane * 4;
     float* const slots = mine + S::kSlots + lane * 4 - 256;  // of windows 1..
-    Operands operands(of_group, of_warp, B, again(lane));
+    Operands operands(of_group, of_warp, B, sums_from, again(lane));
     {  // states before windows 1, 2, ...
       float h[2][4];
       load_quads(before_tile, h);
@@ -279,6 +308,10 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         store_quads(slots + (w + 1) * 256, h);
         operands.advance(1);
       }
+    }
+
+    if constexpr (S::kApart) {
+      if (first_row + kTile < steps) add_up(first_row + kTile, stage ^ 1);
     }
 
 #pragma unroll 1
@@ -392,11 +425,22 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         operands.advance(-1);
       }
     }
-    __syncthreads();
+    if constexpr (S::kApart) {
+      __syncwarp();
+      if (lane == 0) reach_turn(words + S::kTurn);
+    } else {
+      __syncthreads();
+    }
 
     finish_positions<kStates, kGated, kReady>(p, bases, words, raw, first_row, rows, e_block,
                                               found_again(thread));
-    sum_channel_groups<kStates>(words, bases[kPartial], first_row, rows, found_again(thread));
+    if constexpr (!S::kApart) {
+      sum_channel_groups<kStates>(words, bases[kPartial], sums_from, first_row, rows,
+                                  found_again(thread));
+    }
+  }
+  if constexpr (S::kApart) {
+    if (steps > 0) add_up(0, stage ^ 1);
   }
 
 #pragma unroll

@@ -180,10 +180,10 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
   store_shared(mine + S::kParameters + 128 + lane * 4, dbias);
 }
 
-/// dB and dC over the groups of channels of the block.
+/// dB and dC over the groups of channels of the block; `sums_from`: where warps have left theirs.
 template <int kStates>
-__device__ inline void sum_channel_groups(const uint32_t* words, char* partial, int first_row,
-                                          int rows, int thread) {
+__device__ inline void sum_channel_groups(const uint32_t* words, char* partial, int sums_from,
+                                          int first_row, int rows, int thread) {
   using S = MmaShape<kStates>;
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
@@ -196,7 +196,7 @@ __device__ inline void sum_channel_groups(const uint32_t* words, char* partial, 
     const int column = i % (kStates / 2) * 4;  // of dB, then dC
     const int state = column % kStates;
     const int c = column / kStates * S::kWarpStates + state % S::kWarpStates;
-    const float* const from = reinterpret_cast<const float*>(words) + S::kSums +
+    const float* const from = reinterpret_cast<const float*>(words) + sums_from +
                               state / S::kWarpStates * S::kWarpWords +
                               S::template at<2 * S::kWarpStates>(t, c);
     float sum[4];
