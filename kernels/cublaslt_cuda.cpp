@@ -11,6 +11,8 @@
 #include <map>
 #include <mutex>
 
+#include "kernels/cuda_companion.h"
+
 namespace gmamba::cuda {
 namespace {
 
@@ -222,12 +224,12 @@ struct Plan {
 };
 
 /// The library's handle and the plans of one context.
-class Companion {
+class Products {
  public:
-  Companion() { library().check(library().Create(&handle_), "starting"); }
-  Companion(const Companion&) = delete;
-  Companion& operator=(const Companion&) = delete;
-  ~Companion() { library().Destroy(handle_); }
+  Products() { library().check(library().Create(&handle_), "starting"); }
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+  ~Products() { library().Destroy(handle_); }
 
   cublasLtHandle_t handle() const { return handle_; }
   const Plan& plan(const Gemm& g) {
@@ -246,18 +248,18 @@ class Companion {
   std::map<Key, Plan> plans_;
 };
 
-Companion& companion_of(Context& ctx) {
-  std::shared_ptr<void>& slot = ctx.companion();
-  if (slot == nullptr) slot = std::make_shared<Companion>();
-  return *static_cast<Companion*>(slot.get());
+Products& products_of(Context& ctx) {
+  std::shared_ptr<void>& slot = companion_of(ctx).products;
+  if (slot == nullptr) slot = std::make_shared<Products>();
+  return *static_cast<Products*>(slot.get());
 }
 
 }  // namespace
 
 void gemm(Context& ctx, const Gemm& g) {
   ctx.backend().make_current(ctx.device().index);
-  Companion& companion = companion_of(ctx);
-  const Plan& plan = companion.plan(g);
+  Products& products = products_of(ctx);
+  const Plan& plan = products.plan(g);
   if (g.bias != nullptr) {
     set_operation(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, g.bias);
   }
@@ -267,7 +269,7 @@ void gemm(Context& ctx, const Gemm& g) {
   const float beta = g.accumulate ? 1.0F : 0.0F;
   void* const c = const_cast<void*>(g.c.data);
   const cublasStatus_t status = library().Matmul(
-      companion.handle(), plan.operation.get(), &alpha, g.b.data, plan.b.get(), g.a.data,
+      products.handle(), plan.operation.get(), &alpha, g.b.data, plan.b.get(), g.a.data,
       plan.a.get(), &beta, c, plan.c.get(), c, plan.c.get(), &plan.algorithm, workspace.data,
       static_cast<size_t>(kWorkspaceBytes), static_cast<cudaStream_t>(ctx.stream()));
   require(status == CUBLAS_STATUS_SUCCESS, ErrorKind::kDevice, "cuBLASLt: multiplying ", g.m, " x ",

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /// Stand-ins for the CUDA bodies in a build without CUDA: each says that it is one.
 #include "kernels/cuda_basic.h"
+#include "kernels/cuda_replay.h"
 #include "kernels/cuda_sequence.h"
 #include "kernels/exp_rate.h"
 
@@ -54,6 +55,9 @@ void decay_rates_backward(Context&, ConstTensorView, ConstTensorView, TensorView
   refuse("decay_rates_backward");
 }
 void convert(Context&, ConstTensorView, TensorView) { refuse("convert"); }
+void replay(Context&, PassKey, const std::function<void()>&) { refuse("replay"); }
+void allow_replay(Context&, bool) { refuse("allow_replay"); }
+ReplayCounts replay_counts(Context&) { refuse("replay_counts"); }
 double measure_exp_rate(Context&) { refuse("measure_exp_rate"); }
 
 }  // namespace gmamba::cuda

@@ -30,6 +30,7 @@
 #include "kernels/rms_norm.h"
 #include "kernels/selective_scan.h"
 #include "libmamba/model_parts.h"
+#include "libmamba/pass_key.h"
 
 namespace gmamba {
 
@@ -52,7 +53,10 @@ struct Model::Pass {
 
 void Model::forward(Context& ctx, ConstTensorView tokens, SequenceState& state, TensorView hidden,
                     int layer) const {
-  run(ctx, tokens, state, {.hidden = hidden, .layer = layer});
+  const Pass pass{.hidden = hidden, .layer = layer};
+  if (!is_short(ctx, tokens.size())) return run(ctx, tokens, state, pass);
+  replay(ctx, forward_key(*this, tokens, state, hidden, layer),
+         [&] { run(ctx, tokens, state, pass); });
 }
 
 void Model::advance(Context& ctx, ConstTensorView tokens, SequenceState& state,

@@ -260,7 +260,11 @@ void LanguageModelLoss::gradient(Context& ctx, int64_t offset, ConstTensorView h
 LossTotals download_totals(Context& ctx, ConstTensorView totals) {
   std::array<double, 4> values{};
   ctx.download(totals, host_view(values.data(), {4}));
-  return {values[0], values[1], values[2], static_cast<int64_t>(values[3])};
+  return loss_totals(values);
+}
+
+LossTotals loss_totals(std::span<const double, 4> totals) {
+  return {totals[0], totals[1], totals[2], static_cast<int64_t>(totals[3])};
 }
 
 SequenceBatch::SequenceBatch(Context& ctx, std::span<const uint8_t> tokens,

@@ -63,6 +63,8 @@ struct LossTotals {
 
 /// The totals that cross_entropy adds to (4, fp64); waits for the device.
 LossTotals download_totals(Context& ctx, ConstTensorView totals);
+/// The same from numbers on the host.
+LossTotals loss_totals(std::span<const double, 4> totals);
 
 /// Next-token cross-entropy. Views stay borrowed until the sweep is over; on the host, they go to
 /// the device a segment at a time.

@@ -2,7 +2,10 @@
 #include "libmamba/trainer.h"
 
 #include <array>
+#include <bit>
 #include <utility>
+
+#include "libmamba/pass_key.h"
 
 namespace gmamba {
 namespace {
@@ -61,12 +64,32 @@ StagedBatch Trainer::stage(std::span<const uint8_t> tokens, std::span<const int3
   return {staged.view(0), staged.view(1), staged.view(2), std::move(staged)};
 }
 
+/// Adds a batch by `pass`, which reads `arrays`, of which the first are the tokens. A short batch
+/// in one segment is many kernels for little work.
+void Trainer::add_batch(std::initializer_list<ConstTensorView> arrays, int64_t segment,
+                        double scale, const SequenceState* state,
+                        const std::function<void()>& pass) {
+  const ConstTensorView& tokens = *arrays.begin();
+  const bool there = tokens.device == ctx_.device() && tokens.dim(1) <= segment;
+  if (!there || !is_short(ctx_, tokens.size())) return pass();
+  PassKey key = {static_cast<int64_t>(arrays.size()), std::bit_cast<int64_t>(scale), most_scratch_,
+                 state != nullptr ? 1 : 0, trained_ == Trained::kAll ? 1 : 0};
+  add_to(key, model_);
+  for (const ConstTensorView& array : arrays) add_to(key, array);
+  if (state != nullptr) add_to(key, *state);
+  add_to(key, gradients_.flat());
+  add_to(key, totals_);
+  replay(ctx_, std::move(key), pass);
+}
+
 void Trainer::add_language_batch(const StagedBatch& batch, int64_t segment, double scale,
                                  SequenceState* state) {
-  LanguageModelLoss loss(ctx_, model_, batch.targets, batch.weights, static_cast<float>(scale),
-                         gradients_, totals_);
-  segmented_gradient(ctx_, model_, batch.tokens, segment, loss, gradients_,
-                     {.start = state, .end = state, .most_scratch = most_scratch_});
+  add_batch({batch.tokens, batch.targets, batch.weights}, segment, scale, state, [&] {
+    LanguageModelLoss loss(ctx_, model_, batch.targets, batch.weights, static_cast<float>(scale),
+                           gradients_, totals_);
+    segmented_gradient(ctx_, model_, batch.tokens, segment, loss, gradients_,
+                       {.start = state, .end = state, .most_scratch = most_scratch_});
+  });
 }
 
 void Trainer::add_language_batch(std::span<const uint8_t> tokens, std::span<const int32_t> targets,
@@ -76,10 +99,17 @@ void Trainer::add_language_batch(std::span<const uint8_t> tokens, std::span<cons
 }
 
 void Trainer::add_sequence_batch(const SequenceBatch& batch, double scale) {
-  SequenceLoss loss(ctx_, model_, batch, static_cast<float>(scale), gradients_, totals_);
-  segmented_gradient(ctx_, model_, batch.tokens(), batch.segment(), loss, gradients_,
-                     {.backbone = trained_ == Trained::kAll, .most_scratch = most_scratch_});
-  loss_ += loss.host_totals();
+  const auto pass = [&] {
+    SequenceLoss loss(ctx_, model_, batch, static_cast<float>(scale), gradients_, totals_);
+    segmented_gradient(ctx_, model_, batch.tokens(), batch.segment(), loss, gradients_,
+                       {.backbone = trained_ == Trained::kAll, .most_scratch = most_scratch_});
+    loss_ += loss.host_totals();
+  };
+  // the errors of a regression are summed on the host
+  const bool waits = model_.config().task != TaskKind::kClassification;
+  if (waits || batch.tokens().size() == 0) return pass();
+  add_batch({batch.tokens(), batch.lengths(), batch.classes(), batch.valid(0)}, batch.segment(),
+            scale, nullptr, pass);
 }
 
 StepReport Trainer::end_step() {

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <initializer_list>
 #include <optional>
 #include <span>
 #include <vector>
@@ -80,6 +82,8 @@ class Trainer {
 
  private:
   std::vector<DecayRange> decay_ranges() const;
+  void add_batch(std::initializer_list<ConstTensorView> arrays, int64_t segment, double scale,
+                 const SequenceState* state, const std::function<void()>& pass);
 
   Context& ctx_;
   Model model_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "kernels/replay.h"
 #include "libmamba/core/text.h"
 #include "libmamba/memory_plan.h"
 #include "libmamba/trainer.h"
@@ -65,12 +66,15 @@ class ModelBench {
         rates_(rates),
         segment_(options.segment > 0 ? options.segment : default_segment(device)) {}
 
-  BenchRow forward(int64_t batch, int64_t length) const {
+  /// Without `replayed`, on a GPU, kernels are launched one by one even where a pass is short.
+  BenchRow forward(int64_t batch, int64_t length, bool replayed = true) const {
     Context ctx(device_, context_);
+    if (!replayed) allow_replay(ctx, false);
     const Reader reader(ctx, *this, batch, length);
     SequenceState state(config_, batch, device_);
     const double seconds = median_seconds(ctx, options_.repeats, [&] { reader.read(ctx, state); });
-    return row("model forward", batch, length, 1, seconds, held(ctx, 1) + state.bytes());
+    return row(replayed ? "model forward" : "model forward, kernel by kernel", batch, length, 1,
+               seconds, held(ctx, 1) + state.bytes());
   }
 
   /// One sequence of `length` tokens, the state carried from segment to segment.
@@ -250,6 +254,14 @@ std::vector<BenchRow> bench_models(Device device, const ContextOptions& context,
   if (tokens >= 8) rows.push_back(bench.forward(8, tokens / 8));
   if (tokens >= 1024) rows.push_back(bench.forward(tokens / 1024, 1024));
   if (tokens > 4096) rows.push_back(bench.forward(1, 4096));
+  if (tokens > 16384 && !device.is_cpu()) {
+    for (const auto& [batch, length] : {std::pair{1, 1024}, {16, 256}, {1, 16384}}) {
+      rows.push_back(bench.forward(batch, length));
+    }
+    for (const auto& [batch, length] : {std::pair{1, 1024}, {16, 256}, {1, 4096}, {1, 16384}}) {
+      rows.push_back(bench.forward(batch, length, false));
+    }
+  }
   const auto step = [&](int64_t batch, int64_t length, int64_t segment) {
     std::string why;
     const bool fits = bench.fits(batch, segment, why);

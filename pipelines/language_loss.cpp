@@ -2,9 +2,11 @@
 #include "pipelines/language_loss.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "kernels/cross_entropy.h"
+#include "libmamba/pass_key.h"
 #include "pipelines/inference_plan.h"
 #include "pipelines/progress.h"
 #include "pipelines/stop.h"
@@ -25,16 +27,15 @@ void add_language_loss(Context& ctx, const Model& model, std::span<const uint8_t
   const Arena::Scope scope(ctx.arena());
   const int64_t count = batch * length;
   const int64_t d_model = model.config().d_model;
-  const TensorView on_device = ctx.arena().tensor(DType::kU8, {batch, length});
-  const TensorView targets = ctx.arena().tensor(DType::kI32, {count});
   const TensorView hidden = ctx.arena().f32({batch, length, d_model});
   const TensorView logits = ctx.arena().f32({count, model.config().vocab_size});
   const std::vector<int32_t> next = next_base_targets(model.vocabulary(), tokens, count);
-  ctx.upload(host_view(tokens.data(), {batch, length}), on_device);
-  ctx.upload(host_view(next.data(), {count}), targets);
-  model.forward(ctx, on_device, state, hidden);
+  const std::array<ConstTensorView, 2> host = {host_view(tokens.data(), {batch, length}),
+                                               host_view(next.data(), {count})};
+  const Staged staged = ctx.stage(host);
+  model.forward(ctx, staged.view(0), state, hidden);
   model.logits(ctx, hidden.reshape({count, d_model}), logits);
-  cross_entropy(ctx, {.logits = logits, .targets = targets, .totals = totals});
+  cross_entropy(ctx, {.logits = logits, .targets = staged.view(1), .totals = totals});
 }
 
 LanguageLossReader::LanguageLossReader(Context& ctx, const Model& model, LossOptions options,
@@ -80,7 +81,8 @@ void LanguageLossReader::advance(int64_t bases) {
 
 SequenceState& LanguageLossReader::state_for(int64_t batch) {
   if (state_.batch() == batch) {
-    state_.reset();
+    ctx_.fill_zero(state_.all_conv());
+    ctx_.fill_zero(state_.all_ssm());
   } else {
     state_ = SequenceState(model_.config(), batch, ctx_.device());
   }
@@ -117,24 +119,44 @@ void LanguageLossReader::run_wave(const std::vector<HeldRecord>& wave,
       bases += wave[i].info.length;
     }
     const Arena::Scope scope(ctx_.arena());
-    const TensorView on_device = ctx_.arena().tensor(DType::kU8, {rows, longest});
-    const TensorView wanted = ctx_.arena().tensor(DType::kI32, {rows, longest});
     const TensorView hidden = ctx_.arena().f32({rows, longest, d_model});
     const TensorView logits = ctx_.arena().f32({rows * longest, vocab});
     const TensorView totals = ctx_.arena().zeros(DType::kF64, {rows, 4}, ctx_.stream());
-    ctx_.upload(host_view(std::as_const(tokens).data(), {rows, longest}), on_device);
-    ctx_.upload(host_view(std::as_const(targets).data(), {rows, longest}), wanted);
-    model_.forward(ctx_, on_device, state_for(rows), hidden);
-    model_.logits(ctx_, hidden.reshape({rows * longest, d_model}), logits);
-    for (int64_t row = 0; row < rows; ++row) {
-      const TensorView total = totals.slice(0, row, row + 1).reshape({4});
-      cross_entropy(ctx_, {.logits = logits.slice(0, row * longest, (row + 1) * longest),
-                           .targets = wanted.slice(0, row, row + 1).reshape({longest}),
-                           .totals = total});
-      losses[before + batch[static_cast<size_t>(row)]].model = download_totals(ctx_, total);
+    const std::array<ConstTensorView, 2> host = {
+        host_view(std::as_const(tokens).data(), {rows, longest}),
+        host_view(std::as_const(targets).data(), {rows, longest})};
+    const Staged staged = ctx_.stage(host);
+    read_rows(staged.view(0), staged.view(1), state_for(rows), hidden, logits, totals);
+    std::vector<double> sums(static_cast<size_t>(4 * rows));
+    ctx_.download(totals, host_view(sums.data(), {rows, 4}));
+    for (size_t row = 0; row < batch.size(); ++row) {
+      losses[before + batch[row]].model = loss_totals(std::span(sums).subspan(4 * row).first<4>());
     }
     advance(bases);
   }
+}
+
+/// Adds the losses of row b of the tokens (B, L) to row b of the totals.
+void LanguageLossReader::read_rows(ConstTensorView tokens, ConstTensorView targets,
+                                   SequenceState& state, TensorView hidden, TensorView logits,
+                                   TensorView totals) {
+  const int64_t rows = tokens.dim(0);
+  const int64_t length = tokens.dim(1);
+  const auto read = [&] {
+    model_.forward(ctx_, tokens, state, hidden);
+    model_.logits(ctx_, hidden.reshape({rows * length, hidden.dim(2)}), logits);
+    for (int64_t row = 0; row < rows; ++row) {
+      cross_entropy(ctx_, {.logits = logits.slice(0, row * length, (row + 1) * length),
+                           .targets = targets.slice(0, row, row + 1).reshape({length}),
+                           .totals = totals.slice(0, row, row + 1).reshape({4})});
+    }
+  };
+  if (!is_short(ctx_, rows * length)) return read();
+  PassKey key = forward_key(model_, tokens, state, hidden, -1);
+  for (const ConstTensorView& view : {targets, ConstTensorView(logits), ConstTensorView(totals)}) {
+    add_to(key, view);
+  }
+  replay(ctx_, std::move(key), read);
 }
 
 // ---- longer records

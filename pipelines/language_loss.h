@@ -56,6 +56,8 @@ class LanguageLossReader {
 
  private:
   void run_wave(const std::vector<HeldRecord>& wave, std::vector<RecordLoss>& losses);
+  void read_rows(ConstTensorView tokens, ConstTensorView targets, SequenceState& state,
+                 TensorView hidden, TensorView logits, TensorView totals);
   LossTotals run_long(RecordFeed& feed);
   int64_t block_tokens(int64_t at) const;
   void run_block(std::span<const uint8_t> tokens, int64_t at, int64_t count, TensorView totals);

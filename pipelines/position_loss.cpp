@@ -273,16 +273,15 @@ void PositionLoss::add_losses(std::span<const uint8_t> tokens, std::span<const i
   const auto count = static_cast<int64_t>(tokens.size());
   const Shape shape = {rows, count / rows};
   const int64_t d_model = model_.config().d_model;
-  const TensorView on_device = ctx_.arena().tensor(DType::kU8, shape);
-  const TensorView wanted = ctx_.arena().tensor(DType::kI32, {count});
   const TensorView hidden = ctx_.arena().f32({rows, count / rows, d_model});
   const TensorView logits = ctx_.arena().f32({count, model_.config().vocab_size});
   const TensorView each = ctx_.arena().f32({count});
-  ctx_.upload(host_view(tokens.data(), shape), on_device);
-  ctx_.upload(host_view(targets.data(), {count}), wanted);
-  model_.forward(ctx_, on_device, state, hidden);
+  const std::array<ConstTensorView, 2> host = {host_view(tokens.data(), shape),
+                                               host_view(targets.data(), {count})};
+  const Staged staged = ctx_.stage(host);
+  model_.forward(ctx_, staged.view(0), state, hidden);
   model_.logits(ctx_, hidden.reshape({count, d_model}), logits);
-  cross_entropy(ctx_, {.logits = logits, .targets = wanted, .losses = each});
+  cross_entropy(ctx_, {.logits = logits, .targets = staged.view(1), .losses = each});
   ctx_.download(each, host_view(losses.data(), {count}));
 }
 

@@ -38,7 +38,8 @@ class SequenceVectors::StrandPooler {
         d_model_(config.d_model),
         target_(first_bin),
         accumulator_(ctx.make(DType::kF64, {1, d_model_})),
-        position_(ctx.make(DType::kI64, {1, d_model_})) {}
+        position_(ctx.make(DType::kI64, {1, d_model_})),
+        length_(ctx.make(DType::kI64, {1})) {}
 
   /// hidden (S, D); vectors that are complete are appended to `rows`.
   void add(ConstTensorView hidden, std::vector<float>& rows) {
@@ -91,12 +92,19 @@ class SequenceVectors::StrandPooler {
     return view;
   }
 
+  /// One length; brought to the device when it changes, for which the host waits.
+  ConstTensorView length_view(int64_t length) {
+    if (length != length_there_) ctx_.upload(host_view(&std::as_const(length), {1}), length_);
+    length_there_ = length;
+    return length_;
+  }
+
   void update(ConstTensorView hidden, PoolMode mode, int64_t offset) {
     if (hidden.dim(0) == 0) return;
     const Arena::Scope scope(ctx_.arena());
     pool_update(ctx_, {.mode = mode,
                        .hidden = hidden.reshape({1, hidden.dim(0), d_model_}),
-                       .valid = lengths_view({hidden.dim(0)}),
+                       .valid = length_view(hidden.dim(0)),
                        .offset = offset,
                        .accumulator = accumulator_,
                        .position = position_});
@@ -105,7 +113,7 @@ class SequenceVectors::StrandPooler {
   void finish_row(PoolMode mode, int64_t length, std::vector<float>& rows) {
     const Arena::Scope scope(ctx_.arena());
     const TensorView pooled = ctx_.arena().f32({1, d_model_});
-    pool_finish(ctx_, mode, accumulator_, lengths_view({length}), pooled);
+    pool_finish(ctx_, mode, accumulator_, length_view(length), pooled);
     append(pooled, rows);
   }
 
@@ -141,6 +149,8 @@ class SequenceVectors::StrandPooler {
   int64_t read_ = 0;    // bases of the record
   Tensor accumulator_;  // (1, D) fp64
   Tensor position_;     // (1, D) int64
+  Tensor length_;       // (1) int64
+  int64_t length_there_ = -1;
 };
 
 FeedLimits vector_feed_limits(const ModelConfig& config, const VectorOptions& options) {
@@ -214,7 +224,8 @@ void SequenceVectors::note_reverse(int64_t done, int64_t total) {
 
 SequenceState& SequenceVectors::state_for(int64_t batch) {
   if (state_.batch() == batch) {
-    state_.reset();
+    ctx_.fill_zero(state_.all_conv());
+    ctx_.fill_zero(state_.all_ssm());
   } else {
     state_ = SequenceState(model_.config(), batch, ctx_.device());
   }
@@ -223,11 +234,10 @@ SequenceState& SequenceVectors::state_for(int64_t batch) {
 
 void SequenceVectors::forward_segment(std::span<const uint8_t> tokens, int64_t batch,
                                       SequenceState& state, TensorView hidden) {
-  const Arena::Scope scope(ctx_.arena());
   const int64_t length = static_cast<int64_t>(tokens.size()) / batch;
-  const TensorView on_device = ctx_.arena().tensor(DType::kU8, {batch, length});
-  ctx_.upload(host_view(tokens.data(), {batch, length}), on_device);
-  model_.forward(ctx_, on_device, state, hidden, options_.layer);
+  const ConstTensorView host = host_view(tokens.data(), {batch, length});
+  const Staged staged = ctx_.stage({&host, 1});
+  model_.forward(ctx_, staged.view(0), state, hidden, options_.layer);
 }
 
 // ---- records that fit a segment

@@ -4,12 +4,14 @@
 /// tensors made, cloned or cleared without a stream are ordered with the work of every context.
 #include <cuda_runtime_api.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "libmamba/core/device.h"
 #include "libmamba/core/error.h"
 #include "libmamba/core/gpu_use.h"
+#include "libmamba/core/recording.h"
 #include "libmamba/core/text.h"
 
 namespace gmamba::detail {
@@ -92,6 +94,7 @@ class CudaBackend final : public Backend {
   }
 
   void* allocate(int index, int64_t bytes) override {
+    const UnrecordedCall unrecorded("allocating GPU memory");
     use(index);
     void* data = nullptr;
     const cudaError_t result = cudaMalloc(&data, static_cast<size_t>(bytes > 0 ? bytes : 1));
@@ -122,13 +125,22 @@ class CudaBackend final : public Backend {
 
   void release(int index, void* data) noexcept override {
     note_released(index, data);
-    if (cudaSetDevice(inventory().ordinals[static_cast<size_t>(index)]) == cudaSuccess) {
+    if (cudaSetDevice(inventory().ordinals[static_cast<size_t>(index)]) != cudaSuccess) return;
+    if (!RecordingLock::held_here()) {
+      const UnrecordedCall unrecorded("releasing GPU memory");
       cudaFree(data);
+      return;
     }
+    // must go even so, as when an error ends a recording
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    cudaFree(data);
+    cudaThreadExchangeStreamCaptureMode(&mode);
   }
 
   void fill_zero(int index, Stream stream, void* data, int64_t bytes) override {
     if (bytes == 0) return;
+    const std::optional<UnrecordedCall> unrecorded = on_default(stream, "clearing GPU memory");
     use(index);
     check(cudaMemsetAsync(data, 0, static_cast<size_t>(bytes), native(stream)),
           "clearing GPU memory");
@@ -156,6 +168,7 @@ class CudaBackend final : public Backend {
     }
   }
   void synchronize(int index, Stream stream) override {
+    const std::optional<UnrecordedCall> unrecorded = on_default(stream, "waiting for the GPU");
     use(index);
     check(cudaStreamSynchronize(native(stream)), "waiting for the GPU");
   }
@@ -201,6 +214,13 @@ class CudaBackend final : public Backend {
   static cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream); }
   static cudaEvent_t native_event(Event event) { return static_cast<cudaEvent_t>(event); }
 
+  /// Keeps recordings away from a call on the default stream.
+  static std::optional<UnrecordedCall> on_default(Stream stream, const char* what) {
+    std::optional<UnrecordedCall> unrecorded;
+    if (stream == nullptr) unrecorded.emplace(what);
+    return unrecorded;
+  }
+
   /// Free and all bytes.
   static std::pair<int64_t, int64_t> memory_info(int index) {
     use(index);
@@ -226,6 +246,7 @@ class CudaBackend final : public Backend {
   static void copy(int index, Stream stream, void* to, const void* from, int64_t bytes,
                    cudaMemcpyKind kind) {
     if (bytes == 0) return;
+    const std::optional<UnrecordedCall> unrecorded = on_default(stream, "copying");
     use(index);
     check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, native(stream)),
           "copying to or from the GPU");
