@@ -79,10 +79,11 @@ __device__ inline float softplus2(float x) {
   return softplus_of<T>(x, ex2(-fabsf(x)), kLn2);
 }
 
-/// delta as the scan uses it, from what comes in: `ready`, or before bias and softplus.
+/// delta as the scan uses it, from what comes in: `ready` (bf16 alone), or before bias and
+/// softplus.
 template <class T>
 __device__ inline float delta_of(float v, float bias, bool ready) {
-  return ready ? v : softplus<T>(v + bias);
+  return sizeof(T) == 2 && ready ? v : softplus<T>(v + bias);
 }
 
 /// 1 - exp(-d) for d >= 0, which is sigmoid(x) where d = softplus(x).
