@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kCombineLanes* kCombineSegments)
   const int64_t end = p.chunks * (segment + 1) / kCombineSegments;
   const auto at = [&](int64_t i) { return kReversed ? p.chunks - 1 - i : i; };
 
-  // what a short run read is kept for its second walk
-  constexpr int kKept = 8;
+  // what a short run read is kept for its second walk: up to 256 chunks
+  constexpr int kKept = 16;
   const bool kept = end - begin <= kKept;
   float summaries[kKept];
   float factors[kKept];

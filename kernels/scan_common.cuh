@@ -28,6 +28,20 @@ struct Rows {
   __device__ T* at(int64_t i, int64_t j) const { return data + i * outer + j * inner; }
 };
 
+/// Positions by which chunks may differ. Also those between two saved states.
+constexpr int64_t kChunkTile = 16;
+
+/// The first position of chunk `chunk`, the first `longer` of which are a tile longer than
+/// `length`.
+__device__ inline int64_t chunk_begin(int64_t chunk, int64_t length, int64_t longer) {
+  return chunk * length + min(chunk, longer) * kChunkTile;
+}
+/// Its positions, of `total` in all.
+__device__ inline int chunk_steps(int64_t chunk, int64_t length, int64_t longer, int64_t total) {
+  const int64_t begin = chunk_begin(chunk, length, longer);
+  return static_cast<int>(min(total - begin, length + (chunk < longer ? kChunkTile : 0)));
+}
+
 // ---- scalar math. Approximate instructions flush denormals, which costs nothing here; their
 // relative error is 2^-22. NaN goes through all of them.
 

@@ -67,18 +67,30 @@ void over_states(int64_t d_state, Body&& body) {
 struct Chunks {
   int64_t count = 1;
   int64_t length = 0;
+  int64_t longer = 0;  // of the first this many, one tile of kChunkTile positions more
 };
+
+constexpr int64_t kShortestChunk = 64;
 
 /// One chunk when `units` of work (warps or blocks of one chunk) fill the machine, which holds
 /// `capacity` of them; else as many as fill it once. Splitting costs a summary of every chunk,
-/// which is cheaper the longer the chunk, so no more than that. They are a multiple of `align`
-/// positions each.
-inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity, int64_t align = 64) {
-  constexpr int64_t kShortest = 64;
-  if (length <= kShortest || units * 2 >= capacity) return {1, length};
+/// which is cheaper the longer the chunk, so no more than that. They are a multiple of 64 positions
+/// each.
+inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
+  if (length <= kShortestChunk || units * 2 >= capacity) return {1, length};
+  constexpr int64_t kAlign = 64;
   const int64_t wanted = std::max<int64_t>(1, capacity / units);
-  const int64_t chunk = std::max(kShortest, ceil_div(ceil_div(length, wanted), align) * align);
+  const int64_t chunk = ceil_div(ceil_div(length, wanted), kAlign) * kAlign;
   return {ceil_div(length, chunk), chunk};
+}
+
+/// The same in parts as equal as whole tiles can be, so that none but the last chunk ends within
+/// one.
+inline Chunks cut_evenly(int64_t length, int64_t units, int64_t capacity) {
+  if (length <= kShortestChunk || units * 2 >= capacity) return {1, length};
+  const int64_t tiles = ceil_div(length, kChunkTile);
+  const int64_t count = std::min(capacity / units, tiles * kChunkTile / kShortestChunk);
+  return {count, tiles / count * kChunkTile, tiles % count};
 }
 
 /// Uninitialised fp32 values in the arena.
@@ -103,11 +115,11 @@ constexpr int kForwardBlocks = 3;
 
 /// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.04 times as long as
 /// twelve, and their chunks are longer and cheaper to summarise: twelve only where chunks are long.
-inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units, int64_t align) {
+inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units) {
   constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
-  const Chunks full = cut_time(length, units, sms * 4 * kForwardBlocks, align);
-  return full.count == 1 || full.length >= kLong ? full : cut_time(length, units, sms * 8, align);
+  const Chunks full = cut_evenly(length, units, sms * 4 * kForwardBlocks);
+  return full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8);
 }
 
 /// Channels of a block of the summary: groups of equal width, a multiple of 8, that fit its

@@ -195,7 +195,8 @@ __device__ inline int again(int value) {
   return value;
 }
 
-/// A barrier that threads reach at one place and wait for at another.
+/// A barrier that threads reach at one place and wait for at another. Every thread reaches it for
+/// itself, though one of a warp could for all: so its accesses are ordered for tools as well.
 __device__ inline void begin_turns(uint32_t* turn, int arrivals) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(
                    static_cast<uint32_t>(__cvta_generic_to_shared(turn))),

@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   // Where the chunk's rows begin; read from shared memory rather than kept or computed each time.
   // From there 32 bits of offset are enough.
   if (thread == 0) {
-    if constexpr (S::kApart) begin_turns(words + S::kTurn, kBackwardWarps);
+    if constexpr (S::kApart) begin_turns(words + S::kTurn, kBackwardWarps * 32);
     const auto put = [&](Base which, const void* at) {
       reinterpret_cast<const void**>(words + S::kBasesFrom)[which] = at;
     };
@@ -426,8 +426,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       }
     }
     if constexpr (S::kApart) {
+      reach_turn(words + S::kTurn);
       __syncwarp();
-      if (lane == 0) reach_turn(words + S::kTurn);
     } else {
       __syncthreads();
     }

@@ -82,6 +82,7 @@ TensorView find_starts(Context& ctx, const ForwardArgs<T>& p, const Rows<const f
   s.length = p.length;
   s.chunks = p.chunks;
   s.chunk_length = p.chunk_length;
+  s.longer = p.longer;
   s.d_inner = p.d_inner;
   s.d_state = p.d_state;
   s.all_chunks = !last.empty();
@@ -162,10 +163,11 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const States<const float> known(args.known, "known");
   const Chunks chunks = known.rows.empty()
-                            ? cut_outputs(ctx, p.length, warps, p.saved.empty() ? 1 : 64)
+                            ? cut_outputs(ctx, p.length, warps)
                             : Chunks{args.known.dim(1), args.mark_every};
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
+  p.longer = chunks.longer;
   p.start = known.rows.empty() ? state_in : known.rows;
   p.start_per_row = known.rows.empty() ? p.chunks : known.per_row;
   p.vectors.states = p.vectors.states && fits_vectors(p.start);

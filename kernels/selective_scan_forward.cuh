@@ -42,6 +42,7 @@ struct ForwardArgs {
   int64_t saved_every = 0;  // positions between two of them, a multiple of a tile
   int64_t batch = 0, length = 0;
   int64_t chunks = 1, chunk_length = 0;
+  int64_t longer = 0;  // chunks that are a tile longer
   int d_inner = 0, d_state = 0;
   float open = 0.0F;  // added to a gate: 1 where there is none, for then z is 0
   Vectors vectors;
@@ -145,8 +146,8 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     bias[i] = kReady || p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
   }
 
-  const int64_t begin = chunk * p.chunk_length;
-  const int steps = static_cast<int>(min(p.length - begin, p.chunk_length));
+  const int64_t begin = chunk_begin(chunk, p.chunk_length, p.longer);
+  const int steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   const int valid = p.d_inner - first;  // channels that exist from the warp's first on
   // whole tiles take the short way, a tile that sticks out or lacks alignment the long one
   const RowPieces<T, kRows, kWidth> row_pieces(lane);

@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const int64_t chunk = static_cast<int64_t>(unit + p.first_stretch) * p.stretch + p.from + piece;
   if (b >= p.batch || chunk >= p.chunks) return;
   const int64_t row = b * p.chunks + chunk;
-  const int64_t begin = chunk * p.chunk_length;
-  const int steps = static_cast<int>(min(p.length - begin, p.chunk_length));
+  const int64_t begin = chunk_begin(chunk, p.chunk_length, p.longer);
+  const int steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   const int windows = (steps + S::kRows - 1) / S::kRows;
 
   Walk walk;
@@ -306,7 +306,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
         walk.template add_smooth<Smooth4>(x, total, sum, w);
       } else if (walk.template smooth<Smooth6>(total)) {
         walk.template add_smooth<Smooth6>(x, total, sum, w);
-      } else if (!kGradient && walk.template smooth<Smooth8>(total)) {
+      } else if (!kGradient && kStates < 64 && walk.template smooth<Smooth8>(total)) {
         // gradients' chunks are long, so that the near windows count for less, and registers short
         walk.template add_smooth<Smooth8>(x, total, sum, w);
       } else {

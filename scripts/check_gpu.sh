@@ -61,7 +61,7 @@ train() {
 }
 
 # small cases of every kernel that shares memory within a block, fp32 and bf16
-raced='SelectiveScanCuda.MatchesOracleWhenTimeIsSplit:DeltaProjectionCuda.RepeatsItsBits*'
+raced='SelectiveScanCuda.MatchesOracleInFewShortChunks:DeltaProjectionCuda.RepeatsItsBits*'
 raced+=':LinearBackwardKernel.WritesOnlyItsOwnElements:ConvProjection.IsTheSame*Cuda*'
 raced+=':CudaRows.Convolution*:CudaBasic.RmsNorm*'
 

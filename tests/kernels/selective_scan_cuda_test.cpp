@@ -38,6 +38,23 @@ TEST_F(SelectiveScanCuda, MatchesOracleWhenTimeIsSplit) {
   }
 }
 
+// Every kernel once or twice, so small that a tool which watches each access of shared memory, some
+// thousand times as slow, still ends in seconds.
+TEST_F(SelectiveScanCuda, MatchesOracleInFewShortChunks) {
+  for (const ScanCase& scan : {ScanCase{1, 200, 64, 8}, ScanCase{1, 200, 64, 16},
+                               ScanCase{1, 200, 32, 32}, ScanCase{1, 200, 16, 64},
+                               ScanCase{1, 150, 9, 11}, ScanCase{1, 150, 9, 40}}) {
+    {
+      SCOPED_TRACE(scan.name() + "_ready");
+      expect_ready_matches_oracle(scan);
+    }
+    for (const DType dtype : kTypes) {
+      SCOPED_TRACE(scan.name() + "_" + std::string(to_string(dtype)));
+      expect_matches_oracle(scan, dtype);
+    }
+  }
+}
+
 TEST_F(SelectiveScanCuda, MarksAreStatesAndKnownOnesGiveTheSame) {
   for (const ScanCase& scan :
        {ScanCase{2, 300, 11, 6}, ScanCase{1, 3000, 8, 16}, ScanCase{2, 2500, 64, 8},
