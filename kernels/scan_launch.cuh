@@ -172,6 +172,19 @@ Kernel with_shared_memory(Kernel kernel, int bytes) {
   return kernel;
 }
 
+/// SummaryArgs::parts for chunks of `length` positions. More of them suit models whose channels lie
+/// in the order of their speed, and cost others a little: lines of memory that lie side by side are
+/// read at different times, where chunks are long from memory itself.
+inline int summary_parts(int64_t length, int d_inner, bool gradient) {
+  constexpr int64_t kShort = 768;
+  constexpr int64_t kLong = 2048;
+  constexpr int kBlock = 16 * kSummaryMmaWarps;  // channels
+  if (length < kShort || d_inner % kBlock != 0) return 1;
+  const int blocks = d_inner / kBlock;
+  if (gradient || length <= kLong) return blocks;
+  return blocks % 2 == 0 ? 2 : 1;
+}
+
 /// Finds out how the arrays of a summary may be read, and which stretches it must do: unless what
 /// all chunks come to is wanted (all_chunks), not that on which nothing follows, whose place is
 /// never read.
@@ -188,6 +201,7 @@ void prepare_summary(SummaryArgs<T>& p) {
   // far apart; over short ones waiting for each other costs more than it saves
   constexpr int64_t kLongWalk = 6144;
   p.together = p.chunk_length >= kLongWalk;
+  p.parts = summary_parts(p.chunk_length, p.d_inner, kGradient);
   constexpr int64_t kWindow = 16 * static_cast<int64_t>(sizeof(T)) * (kGradient ? 1 : -1);
   p.next_x = kWindow * p.x.inner;
   p.next_delta = kWindow * p.delta.inner;

@@ -23,7 +23,8 @@
 /// Memory  the four warps of a block read sectors of the same lines, so a copy asks for the whole
 ///         line to be brought into the second-level cache, and over long walks the warps wait for
 ///         each other now and then: lines that they read at times far apart would come twice
-/// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
+/// Launch  one warp per (batch row, chunk, group of channels), channels fastest within each of a
+///         number of parts, 4 warps per block
 /// Floor   memory as for the other kernel; issue: 365 slots per window and warp far from the start
 ///         of the walk, 46 per channel-position, 0.75 ms for 2^20 positions of 512 channels if all
 ///         of them are walked
@@ -91,8 +92,16 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const int q = static_cast<int>(threadIdx.x % 4U);
   const int groups = (p.d_inner + S::kWidth - 1) / S::kWidth;
   uint32_t unit = blockIdx.x * kSummaryMmaWarps + warp;  // below 2^32, see start_summary_mma
-  const int first = static_cast<int>(unit % groups) * S::kWidth;
+  uint32_t group = unit % groups;
   unit /= groups;
+  if (p.parts > 1) {
+    const uint32_t wide = groups / (kSummaryMmaWarps * p.parts);  // blocks of a part and chunk
+    const uint32_t of_part = gridDim.x / p.parts;
+    const uint32_t rest = blockIdx.x % of_part;
+    group = (blockIdx.x / of_part * wide + rest % wide) * kSummaryMmaWarps + warp;
+    unit = rest / wide;
+  }
+  const int first = static_cast<int>(group) * S::kWidth;
   int piece = 0;
   if (p.count > 1) {
     piece = static_cast<int>(unit % p.count);
