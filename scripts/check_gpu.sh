@@ -65,10 +65,11 @@ raced='SelectiveScanCuda.MatchesOracleInFewShortChunks:DeltaProjectionCuda.Repea
 raced+=':LinearBackwardKernel.WritesOnlyItsOwnElements:ConvProjection.IsTheSame*Cuda*'
 raced+=':CudaRows.Convolution*:CudaBasic.RmsNorm*'
 
-# memcheck over the self-test; racecheck, which takes many times as long, over tests of kernels
+# memcheck over the self-test and, with racecheck, which takes many times as long, tests of kernels
 sanitizer() {
   command -v compute-sanitizer >/dev/null || { echo "skipped: no compute-sanitizer"; return 0; }
   check memcheck "$gmamba" doctor --device cuda --progress none &&
+    check memcheck "$BUILD/tests/kernels_test" --gtest_filter="$raced" &&
     check racecheck "$BUILD/tests/kernels_test" --gtest_filter="$raced"
 }
 check() {
