@@ -26,7 +26,7 @@ constexpr int kCombineSegments = 16;
 /// of chunks: it composes its run, takes what the runs before it compose to, and walks again.
 /// Reversed, for gradients, time runs from the last chunk to the first.
 template <bool kReversed>
-__global__ void __launch_bounds__(kCombineLanes* kCombineSegments)
+__global__ void __launch_bounds__(kCombineLanes* kCombineSegments, 2)
     scan_combine_kernel(const CombineArgs p) {
   after_previous_kernel();
   __shared__ float decays[kCombineSegments][kCombineLanes];
@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kCombineLanes* kCombineSegments)
   const int64_t end = p.chunks * (segment + 1) / kCombineSegments;
   const auto at = [&](int64_t i) { return kReversed ? p.chunks - 1 - i : i; };
 
-  // what a short run read is kept for its second walk: up to 256 chunks
-  constexpr int kKept = 16;
+  // what a short run read is kept for its second walk: up to 144 chunks
+  constexpr int kKept = 9;
   const bool kept = end - begin <= kKept;
   float summaries[kKept];
   float factors[kKept];

@@ -13,33 +13,33 @@ namespace gmamba::cuda::scan {
 constexpr float kDropped = -1e30F;
 
 /// exp(z) for |z| <= kReach as 1 + y (1 + kRatio[2] y (1 + kRatio[3] y ...)), y = kScale z, within
-/// a relative error of 6e-6. The terms below kWide need x to 16 bits of mantissa. For any z, where
+/// a relative error of 2e-5. The terms below kWide need x to 16 bits of mantissa. For any z, where
 /// the window lies kFar times its own sum of delta from the start of the walk, the error is within
-/// 1e-5 of what a position at the start adds: it grows as |z|^kTerms, and exp(A S) falls as
-/// exp(-(2 kFar + 1) |z|).
+/// 2e-5 of what a position at the start adds: it grows as |z|^kTerms, and exp(A S) falls as
+/// exp(-(2 kFar + 1) |z|). That is at one rate and distance; of all sums, 3e-6.
 /// Smooth2 is for windows that are Smooth3's too.
 struct Smooth2 {
   static constexpr int kTerms = 2, kWide = 1;
-  static constexpr float kReach = 0.003F, kFar = 80.0F;
+  static constexpr float kReach = 0.006F, kFar = 58.0F;
   static constexpr float kScale = 1.0F;
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F};
 };
 struct Smooth3 {
   static constexpr int kTerms = 3, kWide = 2;
-  static constexpr float kReach = 0.05F, kFar = 16.0F;
+  static constexpr float kReach = 0.06F, kFar = 10.5F;
   static constexpr float kScale = 1.00031046F;
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F, 0.499998004F / (kScale * kScale)};
 };
 struct Smooth4 {
   static constexpr int kTerms = 4, kWide = 2;
-  static constexpr float kReach = 0.10F, kFar = 6.0F;
+  static constexpr float kReach = 0.19F, kFar = 4.5F;
   static constexpr float kScale = 1.00001148F;
   static constexpr float kRatio[kTerms] = {1.0F, 1.0F, 0.500996654F / (kScale * kScale),
                                            0.16630359F / (0.500996654F * kScale)};
 };
 struct Smooth6 {
   static constexpr int kTerms = 6, kWide = 4;
-  static constexpr float kReach = 0.70F, kFar = 2.0F;
+  static constexpr float kReach = 0.73F, kFar = 1.75F;
   static constexpr float kScale = 0.999980807F;
   static constexpr float kRatio[kTerms] = {1.0F,
                                            1.0F,
@@ -51,7 +51,7 @@ struct Smooth6 {
 
 struct Smooth8 {
   static constexpr int kTerms = 8, kWide = 5;
-  static constexpr float kReach = 0.80F, kFar = 1.25F;
+  static constexpr float kReach = 0.88F, kFar = 1.08F;
   static constexpr float kScale = 1.0F;
   static constexpr float kRatio[kTerms] = {1.0F,     1.0F,     1 / 2.0F, 1 / 3.0F,
                                            1 / 4.0F, 1 / 5.0F, 1 / 6.0F, 1 / 7.0F};

@@ -162,9 +162,8 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const States<const float> known(args.known, "known");
-  const Chunks chunks = known.rows.empty()
-                            ? cut_outputs(ctx, p.length, warps)
-                            : Chunks{args.known.dim(1), args.mark_every};
+  const Chunks chunks = known.rows.empty() ? cut_outputs(ctx, p.length, warps)
+                                           : Chunks{args.known.dim(1), args.mark_every};
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
   p.longer = chunks.longer;
@@ -184,12 +183,13 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     const int bytes = spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(),
                              static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
     // with two blocks on an SM there are registers for more at once
+    constexpr int kUnroll = kStates == 8 ? 8 : 4;
     auto body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2>
-                            : scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks>;
+                            : scan_forward_kernel<T, kStates, kSplit, kUnroll, kForwardBlocks>;
     if constexpr (sizeof(T) == 2) {
       if (p.ready) {
         body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2, true>
-                           : scan_forward_kernel<T, kStates, kSplit, 4, kForwardBlocks, true>;
+                           : scan_forward_kernel<T, kStates, kSplit, kUnroll, kForwardBlocks, true>;
       }
     }
     start_overlapping(stream_of(ctx), with_shared_memory(body, bytes),

@@ -37,7 +37,7 @@ namespace gmamba::cuda::scan {
 
 constexpr int kSummaryMmaWarps = 4;
 /// Windows from the start of a walk on which two terms may do; not asked before.
-constexpr int kFarWindows = 64;
+constexpr int kFarWindows = 48;
 
 template <int kStates, bool kGradient>
 struct SummaryMmaShape {
@@ -205,9 +205,9 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
     advance();
   };
   const auto fetch = [&](int i, uint32_t to) {  // windows i and i + 1
-    if (p.vectors.wide_tokens && i + 1 < windows && i != ragged && i + 1 != ragged) {
+    if (p.vectors.wide_tokens && i < windows && i != ragged && i + 1 != ragged) {
       copy_whole(to);
-      copy_whole(to + S::kStage);
+      if (i + 1 < windows) copy_whole(to + S::kStage);
     } else {
 #pragma unroll 1
       for (int j = i; j < min(i + 2, windows); ++j) copy_any(j, to + (j - i) * S::kStage);
