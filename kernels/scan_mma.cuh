@@ -40,6 +40,19 @@ __device__ inline void mma_sum(float (&to)[4], float x, float y) {
       : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
       : "r"(__float_as_uint(x)), "r"(__float_as_uint(y)), "r"(__float_as_uint(1.0F)), "f"(0.0F));
 }
+/// The same added to `to`, of columns for which `one` is 1 and not 0.
+__device__ inline void mma_sum(float (&to)[4], float x, float y, uint32_t one) {
+  asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+      "{%0,%1,%2,%3};"
+      : "+f"(to[0]), "+f"(to[1]), "+f"(to[2]), "+f"(to[3])
+      : "r"(__float_as_uint(x)), "r"(__float_as_uint(y)), "r"(one));
+}
+/// Whatever a register holds: for rows of an operand whose results nobody looks at.
+__device__ inline uint32_t any_word() {
+  uint32_t r;
+  asm volatile("" : "=r"(r));
+  return r;
+}
 /// The 8 x 8 matrix whose row g lies in the lanes of g, two columns each, turned over.
 __device__ inline uint32_t transposed(uint32_t pair) {
   uint32_t r;

@@ -17,102 +17,10 @@
 /// Floor   issue and shared memory: about 31 slots per state update
 #pragma once
 
-#include "kernels/selective_scan_backward_args.cuh"
+#include "kernels/selective_scan_backward_layout.cuh"
+#include "kernels/selective_scan_backward_staging.cuh"
 
 namespace gmamba::cuda::scan {
-
-/// Where the arrays of a warp lie in shared memory, in floats.
-template <int kLanes, int kChannels, int kSub, int kWarps = kBackwardWarps>
-struct BackwardShape {
-  static constexpr int kColumns = 4 * kLanes;         // states, padded
-  static constexpr int kGroups = 32 / kLanes;         // groups of channels of a warp
-  static constexpr int kWidth = kGroups * kChannels;  // channels of a warp
-  static constexpr int kBlockWidth = kWarps * kWidth;
-  static constexpr int kWindows = kSub / kWindow;
-  static constexpr int kTile = kChannels * 128;            // one state of a warp
-  static constexpr int kResults = kWindow * 2 * kColumns;  // dB and dC of a window
-  static constexpr int kSlot = kTile > kResults ? kTile : kResults;
-  // rows of 4 staged sums: padded so that the lanes of the reduction fall into different banks
-  static constexpr int kStageStride = kColumns < 32 ? 128 + kColumns : 128;
-
-  static constexpr int kDelta = 0;                               // [kSub][kWidth]
-  static constexpr int kX = kDelta + kSub * kWidth;              // delta u, then s1
-  static constexpr int kG = kX + kSub * kWidth;                  // dy silu(z)
-  static constexpr int kY = kG + kSub * kWidth;                  // sum_n C h
-  static constexpr int kS2 = kY + kSub * kWidth;                 // sum_n A w, A times log2(e)
-  static constexpr int kStage = kS2 + kSub * kWidth;             // [kWindow][32][4]
-  static constexpr int kSums = kStage + kWindow * kStageStride;  // [kWindow][32][2 kChannels]
-  static constexpr int kParameters = kSums + kWindow * 64 * kChannels;  // [2][32][4]
-  // slot k > 0: state before window k, then its dB and dC; slot 0: dB and dC of window 0
-  static constexpr int kSlots = kParameters + 256;
-  static constexpr int kWarpFloats = kSlots + kResults + (kWindows - 1) * kSlot;
-  static constexpr int kTileBC = kSub * 2 * kColumns;
-  static constexpr int kBytes = (kWarps * kWarpFloats + kTileBC) * 4;
-  static __device__ int slot(int k) { return kSlots + (k == 0 ? 0 : kResults + (k - 1) * kSlot); }
-};
-
-/// B and C of `rows` positions side by side as fp32, zeros from there to kSub and from n on.
-template <int kSub, int kColumns, bool kFast, int kThreads, class T>
-__device__ inline void stage_positions(float* to, const T* B, int64_t B_stride, const T* C,
-                                       int64_t C_stride, int rows, int n) {
-  constexpr int kQuads = kColumns / 2;
-#pragma unroll
-  for (int k = 0; k < (kSub * kQuads + kThreads - 1) / kThreads; ++k) {
-    const int i = static_cast<int>(threadIdx.x) + k * kThreads;
-    if (i >= kSub * kQuads) break;
-    const int t = i / kQuads;
-    const int column = i % (kQuads / 2) * 4;
-    const bool second = i % kQuads >= kQuads / 2;
-    const T* const from =
-        (second ? C : B) + t * static_cast<int>(second ? C_stride : B_stride) + column;
-    float v[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-    if (t < rows) {
-      if constexpr (kFast) {
-        load_packed<4, true>(from, 4).widen(v);
-      } else {
-#pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          if (column + j < n) v[j] = widen(from[j]);
-        }
-      }
-    }
-    store_shared(to + t * 2 * kColumns + (second ? kColumns : 0) + column, v);
-  }
-}
-
-/// Sums the staged values over the channel groups of a warp: output i of this lane is number
-/// lane * kOut + i of the window's kWindow * kColumns.
-template <class S, int kOut>
-__device__ inline void sum_over_groups(const float* stage, int lane, float (&out)[kOut]) {
-  const int first = lane * kOut;
-  const float* const from = stage + first / S::kColumns * S::kStageStride + first % S::kColumns;
-  load_shared(from, out);
-#pragma unroll
-  for (int g = 1; g < S::kGroups; ++g) {
-    float more[kOut];
-    load_shared(from + g * S::kColumns, more);
-#pragma unroll
-    for (int i = 0; i < kOut; ++i) out[i] += more[i];
-  }
-}
-
-/// Sums kCount staged values over the kLanes lanes of a channel group; one (position, group) pair
-/// per lane and round. The order is rotated so that lanes read from different banks.
-template <int kLanes, int kCount>
-__device__ inline void sum_over_states(const float* sums, int position, int group,
-                                       float (&out)[kCount]) {
-  const float* const from = sums + (position * 32 + group * kLanes) * kCount;
-  const int turn = kLanes <= 8 ? group * kLanes / 8 : group * 2;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) out[i] = 0.0F;
-#pragma unroll
-  for (int q = 0; q < kLanes; ++q) {
-    float more[kCount];
-    load_shared(from + ((q + turn) % kLanes) * kCount, more);
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) out[i] += more[i];
-  }
-}
 
 template <class T, int kLanes, int kChannels, int kSub, bool kFast, int kBlocks,
           int kWarps = kBackwardWarps, bool kKeep = false>
@@ -123,6 +31,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kQuads = kWidth / 4;
   constexpr int kOut = kWindow * kColumns / 32;
+  constexpr int kRounds = (kSub * kQuads + 31) / 32;
   extern __shared__ __align__(16) float shared[];
   after_previous_kernel();
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -131,9 +40,10 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   float* const bc = shared + kWarps * S::kWarpFloats;  // [kSub][B | C]
 
   const int blocks = (p.d_inner + S::kBlockWidth - 1) / S::kBlockWidth;
-  const int block = static_cast<int>(blockIdx.x % blocks);
-  const int64_t chunk = blockIdx.x / blocks % p.chunks;
-  const int64_t b = blockIdx.x / blocks / p.chunks;
+  const int unit = static_cast<int>(blockIdx.x) / blocks;
+  const int block = static_cast<int>(blockIdx.x) % blocks;
+  const int chunk = unit % static_cast<int>(p.chunks);
+  const int b = unit / static_cast<int>(p.chunks);
   const int e_warp = block * S::kBlockWidth + warp * kWidth;
   // as owner of states: channels e0 + 0..kChannels, states n0..n0 + 4
   const int group = lane / kLanes;
@@ -141,13 +51,24 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   const int e0 = e_warp + local;
   const int n0 = lane % kLanes * 4;
   const int states = kFast ? 4 : max(0, min(4, p.d_state - n0));
-  // as one that prepares and finishes positions: channels e4 + 0..4
-  const int quad = lane % kQuads * 4;
-  const int e4 = e_warp + quad;
-  const int valid4 = max(0, min(4, p.d_inner - e4));
-  const int from4 = kFast ? min(e4, p.d_inner - 4) : min(e4, p.d_inner - 1);  // where it reads
-  const int readable = max(valid4, 1);
-  const int row4 = lane / kQuads;
+  // as one that prepares and finishes positions, found again each time
+  struct Quad {
+    int first, row;  // four channels of the warp from `first`, of that position and every few more
+    int e;           // the first channel
+    int valid;       // how many of them exist
+    int from, readable;  // where to read, and how many there
+  };
+  const auto find_quad = [&] {
+    const int thread = again(static_cast<int>(threadIdx.x));
+    Quad v;
+    v.first = thread % kQuads * 4;
+    v.row = thread % 32 / kQuads;
+    v.e = block * S::kBlockWidth + thread / 32 * kWidth + v.first;
+    v.valid = max(0, min(4, p.d_inner - v.e));
+    v.from = min(v.e, p.d_inner - (kFast ? 4 : 1));
+    v.readable = max(v.valid, 1);
+    return v;
+  };
 
   float A[kChannels][4];
   float dA[kChannels][4];
@@ -159,7 +80,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
 #pragma unroll
     for (int j = 0; j < 4; ++j) A[c][j] *= kLog2e, dA[c][j] = carry[c][j] = 0.0F;
     if (!p.dstate_end.empty()) {
-      const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
+      const int64_t stretch = min((int64_t{chunk} + 1) * p.end_per_chunk, p.end_per_row) - 1;
       load_state<4, kFast>(p.dstate_end.at(b * p.end_per_row + stretch, e) + n0, states, carry[c]);
     }
   }
@@ -187,37 +108,80 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   const int delta_stride = static_cast<int>(p.delta.inner);
   const int dy_stride = static_cast<int>(p.dy.inner);
   const int z_stride = gated ? static_cast<int>(p.z.inner) : dy_stride;
+  // A tile ahead of its use, on its way from memory to the second-level cache, whence it arrives in
+  // a third of the time: each warp asks for the lines of one array, and for its channels' states.
+  const auto bring_tile = [&](int first_row) {
+    static_assert(kWarps == 4);
+    const int thread = again(static_cast<int>(threadIdx.x));
+    const int lane = thread % 32;
+    const int warp = thread / 32;
+    constexpr int kLine = 128 / static_cast<int>(sizeof(T));  // elements
+    constexpr int kLines = (S::kBlockWidth + kLine - 1) / kLine;
+    const T* const from = warp == 0   ? u_chunk
+                          : warp == 1 ? delta_chunk
+                          : warp == 2 ? dy_chunk
+                                      : z_chunk;
+    const int stride = warp == 0   ? u_stride
+                       : warp == 1 ? delta_stride
+                       : warp == 2 ? dy_stride
+                                   : z_stride;
+#pragma unroll
+    for (int i = 0; i < (kSub * kLines + 31) / 32; ++i) {
+      const int line = lane + i * 32;
+      const int e = block * S::kBlockWidth + line % kLines * kLine;
+      if (line < kSub * kLines && e < p.d_inner) {
+        bring_line(row_of(from, first_row + line / kLines, stride) + e);
+      }
+    }
+    constexpr int kStep = 32 / kColumns > 0 ? 32 / kColumns : 1;  // channels of a line
+    if (lane < kWidth / kStep) {
+      const int e = min(block * S::kBlockWidth + warp * kWidth + lane * kStep, p.d_inner - 1);
+      bring_line(p.saved.at(b * p.saved_per_row + (begin + first_row) / kSub, e));
+    }
+  };
   for (int first_row = (steps - 1) / kSub * kSub; first_row >= 0 && steps > 0; first_row -= kSub) {
     const int64_t t0 = begin + first_row;
     const int64_t tile = b * p.saved_per_row + t0 / kSub;
-    const auto load_start = [&](float(&h)[kChannels][4]) {
-#pragma unroll
-      for (int c = 0; c < kChannels; ++c) {
-        const int e = min(e0 + c, p.d_inner - 1);
-        load_state<4, kFast>(p.saved.at(tile, e) + n0, states, h[c]);
-      }
-    };
     const int rows = min(steps - first_row, kSub);
-    stage_positions<kSub, kColumns, kFast, kWarps * 32>(
-        bc, row_of(B_chunk, first_row, static_cast<int>(p.B.inner)), p.B.inner,
-        row_of(C_chunk, first_row, static_cast<int>(p.C.inner)), p.C.inner, rows, p.d_state);
+    // everything the tile needs is asked for before anything is waited for
+    StagedPositions<kSub, kColumns, kFast, kWarps * 32, T> tokens;
+    tokens.load(row_of(B_chunk, first_row, static_cast<int>(p.B.inner)), p.B.inner,
+                row_of(C_chunk, first_row, static_cast<int>(p.C.inner)), p.C.inner, rows,
+                p.d_state);
+    float start[kChannels][4];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      const int e = min(again(e0) + c, p.d_inner - 1);
+      load_state<4, kFast>(p.saved.at(tile, e) + n0, states, start[c]);
+    }
     // delta, delta u and g of the sub-chunk; zeros outside, which change nothing
     {
+      const Quad at4 = find_quad();
       float bias4[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-      if (p.bias != nullptr) load_packed<4, kFast>(p.bias + from4, readable).widen(bias4);
+      if (p.bias != nullptr) load_packed<4, kFast>(p.bias + at4.from, at4.readable).widen(bias4);
+      Packed<T, 4> raw[kRounds][4];
 #pragma unroll
-      for (int i = 0; i < (kSub * kQuads + 31) / 32; ++i) {
-        const int t = row4 + i * (32 / kQuads);
+      for (int i = 0; i < kRounds; ++i) {
+        const int row = first_row + min(at4.row + i * (32 / kQuads), rows - 1);
+        raw[i][0] =
+            load_packed<4, kFast>(row_of(delta_chunk, row, delta_stride) + at4.from, at4.readable);
+        raw[i][1] = load_packed<4, kFast>(row_of(u_chunk, row, u_stride) + at4.from, at4.readable);
+        raw[i][2] =
+            load_packed<4, kFast>(row_of(dy_chunk, row, dy_stride) + at4.from, at4.readable);
+        raw[i][3] = load_packed<4, kFast>(row_of(z_chunk, row, z_stride) + at4.from, at4.readable);
+      }
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const int t = at4.row + i * (32 / kQuads);
         if (kSub * kQuads < 32 && t >= kSub) break;
-        const int row = first_row + min(t, rows - 1);
         float d[4];
         float x[4];
         float g[4];
         float gate[4];
-        load_packed<4, kFast>(row_of(delta_chunk, row, delta_stride) + from4, readable).widen(d);
-        load_packed<4, kFast>(row_of(u_chunk, row, u_stride) + from4, readable).widen(x);
-        load_packed<4, kFast>(row_of(dy_chunk, row, dy_stride) + from4, readable).widen(g);
-        load_packed<4, kFast>(row_of(z_chunk, row, z_stride) + from4, readable).widen(gate);
+        raw[i][0].widen(d);
+        raw[i][1].widen(x);
+        raw[i][2].widen(g);
+        raw[i][3].widen(gate);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           const float silu = gate[k] * sigmoid(gate[k]);
@@ -225,22 +189,26 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
           d[k] = delta_of<T>(d[k], bias4[k], p.ready);
           x[k] *= d[k];
         }
-        if (t >= rows || valid4 < 4) {
+        if (t >= rows || at4.valid < 4) {
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
-            if (t >= rows || k >= valid4) d[k] = x[k] = g[k] = 0.0F;
+            if (t >= rows || k >= at4.valid) d[k] = x[k] = g[k] = 0.0F;
           }
         }
-        store_shared(mine + S::kDelta + t * kWidth + quad, d);
-        store_shared(mine + S::kX + t * kWidth + quad, x);
-        store_shared(mine + S::kG + t * kWidth + quad, g);
+        store_shared(mine + S::kDelta + t * kWidth + at4.first, d);
+        store_shared(mine + S::kX + t * kWidth + at4.first, x);
+        store_shared(mine + S::kG + t * kWidth + at4.first, g);
       }
     }
+    tokens.store(bc);
     __syncthreads();
+    if (kFast && first_row > 0) bring_tile(first_row - kSub);
 
-    {  // states before windows 1, 2, ...
-      float h[kChannels][4];
-      load_start(h);
+    const auto slot_of = [&](int k, int c) { return mine + S::slot(k) + c * 128 + lane * 4; };
+    {  // states before windows
+      float(&h)[kChannels][4] = start;
+#pragma unroll
+      for (int c = 0; c < kChannels; ++c) store_shared(slot_of(0, c), h[c]);
 #pragma unroll 1
       for (int k = 1; k < S::kWindows; ++k) {
 #pragma unroll
@@ -261,23 +229,15 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
           }
         }
 #pragma unroll
-        for (int c = 0; c < kChannels; ++c) {
-          store_shared(mine + S::slot(k) + c * 128 + lane * 4, h[c]);
-        }
+        for (int c = 0; c < kChannels; ++c) store_shared(slot_of(k, c), h[c]);
       }
     }
 
 #pragma unroll 1
     for (int k = S::kWindows - 1; k >= 0; --k) {
       const auto load_before = [&](float(&h)[kChannels][4]) {
-        if (k == 0) {
-          load_start(h);
-        } else {
 #pragma unroll
-          for (int c = 0; c < kChannels; ++c) {
-            load_shared(mine + S::slot(k) + c * 128 + lane * 4, h[c]);
-          }
-        }
+        for (int c = 0; c < kChannels; ++c) load_shared(slot_of(k, c), h[c]);
       };
       float a[kWindow][kChannels][4];
       float h[kWindow][kChannels][4];  // before each position
@@ -322,7 +282,9 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
       float dC[kOut];
       sum_over_groups<S>(mine + S::kStage, lane, dC);
 #pragma unroll
-      for (int i = lane; i < kWindow * S::kGroups; i += 32) {
+      for (int round = 0; round < (kWindow * S::kGroups + 31) / 32; ++round) {
+        const int i = lane + round * 32;
+        if (kWindow * S::kGroups < 32 && i >= kWindow * S::kGroups) break;
         float y[kChannels];
         const int s = i / S::kGroups;
         const int g = i % S::kGroups;
@@ -377,7 +339,9 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
       float dB[kOut];
       sum_over_groups<S>(mine + S::kStage, lane, dB);
 #pragma unroll
-      for (int i = lane; i < kWindow * S::kGroups; i += 32) {
+      for (int round = 0; round < (kWindow * S::kGroups + 31) / 32; ++round) {
+        const int i = lane + round * 32;
+        if (kWindow * S::kGroups < 32 && i >= kWindow * S::kGroups) break;
         float sums[2 * kChannels];
         const int s = i / S::kGroups;
         const int g = i % S::kGroups;
@@ -397,18 +361,29 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
     }
 
     {  // du, ddelta, dz and y
+      const Quad at4 = find_quad();
       float skip[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-      if (p.D != nullptr) load_packed<4, kFast>(p.D + from4, readable).widen(skip);
+      if (p.D != nullptr) load_packed<4, kFast>(p.D + at4.from, at4.readable).widen(skip);
       float dD[4];
       float dbias[4];
       load_shared(mine + S::kParameters + lane * 4, dD);
       load_shared(mine + S::kParameters + 128 + lane * 4, dbias);
+      // all that is read before anything is stored, behind which a load may not pass
+      Packed<T, 4> raw[kRounds][3];
 #pragma unroll
-      for (int i = 0; i < (kSub * kQuads + 31) / 32; ++i) {
-        const int t = row4 + i * (32 / kQuads);
+      for (int i = 0; i < kRounds; ++i) {
+        const int row = first_row + min(at4.row + i * (32 / kQuads), rows - 1);
+        raw[i][0] = load_packed<4, kFast>(row_of(u_chunk, row, u_stride) + at4.from, at4.readable);
+        raw[i][1] =
+            load_packed<4, kFast>(row_of(dy_chunk, row, dy_stride) + at4.from, at4.readable);
+        raw[i][2] = load_packed<4, kFast>(row_of(z_chunk, row, z_stride) + at4.from, at4.readable);
+      }
+#pragma unroll
+      for (int i = 0; i < kRounds; ++i) {
+        const int t = at4.row + i * (32 / kQuads);
         if (kSub * kQuads < 32 && t >= kSub) break;
-        const bool stored = t < rows && valid4 > 0;
-        const int row = first_row + min(t, rows - 1);
+        const bool stored = t < rows && at4.valid > 0;
+        const int row = first_row + t;
         float u[4];
         float dy[4];
         float z[4];
@@ -417,14 +392,14 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
         float s2[4];
         float g[4];
         float out[4];
-        load_packed<4, kFast>(row_of(u_chunk, row, u_stride) + from4, readable).widen(u);
-        load_packed<4, kFast>(row_of(dy_chunk, row, dy_stride) + from4, readable).widen(dy);
-        load_packed<4, kFast>(row_of(z_chunk, row, z_stride) + from4, readable).widen(z);
-        load_shared(mine + S::kDelta + t * kWidth + quad, d);
-        load_shared(mine + S::kX + t * kWidth + quad, s1);
-        load_shared(mine + S::kS2 + t * kWidth + quad, s2);
-        load_shared(mine + S::kG + t * kWidth + quad, g);
-        load_shared(mine + S::kY + t * kWidth + quad, out);
+        raw[i][0].widen(u);
+        raw[i][1].widen(dy);
+        raw[i][2].widen(z);
+        load_shared(mine + S::kDelta + t * kWidth + at4.first, d);
+        load_shared(mine + S::kX + t * kWidth + at4.first, s1);
+        load_shared(mine + S::kS2 + t * kWidth + at4.first, s2);
+        load_shared(mine + S::kG + t * kWidth + at4.first, g);
+        load_shared(mine + S::kY + t * kWidth + at4.first, out);
         float du[4];
         float ddelta[4];
         float dz[4];
@@ -442,8 +417,8 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
         }
         if (stored) {
           const auto put = [&](const Rows<T>& to, const float(&values)[4]) {
-            store_packed<4, kFast>(row_of(to.at(b, begin), row, static_cast<int>(to.inner)) + e4,
-                                   valid4, values);
+            store_packed<4, kFast>(row_of(to.at(b, begin), row, static_cast<int>(to.inner)) + at4.e,
+                                   at4.valid, values);
           };
           put(p.du, du);
           put(p.ddelta, ddelta);
@@ -476,14 +451,16 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
     }
   }
 
-  const int64_t row = b * p.chunks + chunk;
+  const int row = again(static_cast<int>(blockIdx.x)) / blocks;
+  const bool first_chunk = row % static_cast<int>(p.chunks) == 0;
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {
     const int e = e0 + c;
     if (e >= p.d_inner) continue;
-    store_state<4, kFast>(p.dA + (row * p.d_inner + e) * p.d_state + n0, states, dA[c]);
-    if (chunk == 0 && !p.dstate_in.empty()) {
-      store_state<4, kFast>(p.dstate_in.at(b, e) + n0, states, carry[c]);
+    store_state<4, kFast>(p.dA + (int64_t{row} * p.d_inner + e) * p.d_state + n0, states, dA[c]);
+    if (first_chunk && !p.dstate_in.empty()) {
+      store_state<4, kFast>(p.dstate_in.at(row / static_cast<int>(p.chunks), e) + n0, states,
+                            carry[c]);
     }
   }
   __syncwarp();
@@ -495,7 +472,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
 #pragma unroll 4
     for (int l = 0; l < 32; l += kQuads) sum += from[l * 4];
     if (e_warp + channel < p.d_inner) {
-      p.dD[(row * 2 + which) * p.d_inner + e_warp + channel] = sum;
+      p.dD[(int64_t{row} * 2 + which) * p.d_inner + e_warp + channel] = sum;
     }
   }
 }

@@ -164,7 +164,7 @@ struct MmaOperands {
   /// Sums over channels: dB (0) or dC (1).
   __device__ void store_sums(int which, const float (&values)[2]) const {
     if constexpr (kStates == 8) {
-      sums[which * half_q / 2] = values[0] + values[1];
+      sums[which * half_q / 2] = values[0];
     } else {
       store_shared(sums + which * half_q, values);
     }

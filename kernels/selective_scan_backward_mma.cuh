@@ -24,7 +24,9 @@
 
 namespace gmamba::cuda::scan {
 
-/// Sums over states and over channels of two packed quads; `right` and `weights` as above.
+/// Sums over states and over channels of two packed quads; `right` and `weights` as above. With 8
+/// states the former are added to `states`: `right` is zero but for one position's columns, so that
+/// each lane is left with what is of its position.
 template <int kStates>
 __device__ inline void sum_quads(const float (&quads)[2][4],
                                  const uint32_t (&right)[MmaOperands<kStates>::kParts],
@@ -38,25 +40,20 @@ __device__ inline void sum_quads(const float (&quads)[2][4],
     v[2 * k + 1] = narrow_pair(quads[k][2], quads[k][3]);
   }
 #pragma unroll
-  for (int i = 0; i < MmaShape<kStates>::kSubs; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) states[i][j] = 0.0F;
-  }
-#pragma unroll
   for (int j = 0; j < 4; ++j) channels[j] = 0.0F;
   const uint32_t t0 = transposed(v[0]);
   const uint32_t t1 = transposed(v[1]);
   const uint32_t t2 = transposed(v[2]);
   const uint32_t t3 = transposed(v[3]);
   if constexpr (kStates == 8) {
-    mma_k8(states[0], {v[0], v[1]}, right[0]);
-    mma_k8(states[1], {v[2], v[3]}, right[0]);
-    // rows g are the first 16 channels' states, rows g + 8 the others': each has its weights
-    float others[4] = {};
-    mma_k16(channels, t0, t2, t1, t3, weights[0]);
-    mma_k16(others, t0, t2, t1, t3, weights[1]);
-    channels[2] = others[2], channels[3] = others[3];
+    mma_k8(states[0], states[0], {v[0], v[1]}, right[0]);
+    mma_k8(states[1], states[1], {v[2], v[3]}, right[0]);
+    // rows g add up the first 16 channels, then the others; what rows g + 8 hold is of no use
+    mma_k16(channels, t0, any_word(), t1, any_word(), weights[0]);
+    mma_k16(channels, t2, any_word(), t3, any_word(), weights[1]);
   } else {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) states[0][j] = 0.0F;
     mma_k16(states[0], v[0], v[1], v[2], v[3], right);
     mma_k16(channels, t0, t2, t1, t3, weights[0]);
   }
@@ -100,6 +97,9 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     return min(e_group + (kStates == 8 ? k * 16 : 0) + 2 * g + i, p.d_inner - 1);
   };
   const auto state_of = [&](int k) { return kStates == 8 ? 2 * q : part * 16 + 4 * q + 2 * k; };
+  // all bits for the position whose columns of a right operand this lane holds
+  const auto mask_of = [g](int position) { return g >> 1 == position ? 0xffffffffU : 0U; };
+  const uint32_t masks[kWindow] = {mask_of(0), mask_of(1), mask_of(2), mask_of(3)};
   const auto sub_of = [](int k) { return kSubs == 1 ? 0 : k; };
   const auto part_of = [](int k) { return kParts == 1 ? 0 : k; };
 
@@ -330,6 +330,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         operands.weights(S::kG, weights);
         float y[kSubs][2];
         float dC[2];
+        float sums[kSubs][4] = {};
         float h[2][4];
         load_quads(before, h);
 #pragma unroll
@@ -345,15 +346,22 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
             }
             mma_k8(h[k], left[s][k], x[sub_of(k)], q == s ? b_column[part_of(k)] : 0U);
           }
-          float states[kSubs][4];
           float channels[4];
-          sum_quads<kStates>(h, c_row, weights, states, channels);
+          if constexpr (kStates == 8) {
+            sum_quads<kStates>(h, {c_row[0] & masks[s]}, weights, sums, channels);
+          } else {
+            sum_quads<kStates>(h, c_row, weights, sums, channels);
+          }
           if (s == 0 || q == s) {  // kept where nothing later takes its place
 #pragma unroll
-            for (int i = 0; i < kSubs; ++i) y[i][0] = states[i][0], y[i][1] = states[i][2];
+            for (int i = 0; i < kSubs; ++i) y[i][0] = sums[i][0], y[i][1] = sums[i][2];
             dC[0] = channels[0] + channels[1];
             dC[1] = channels[2] + channels[3];
           }
+        }
+        if constexpr (kStates == 8) {
+#pragma unroll
+          for (int i = 0; i < kSubs; ++i) y[i][0] = sums[i][0], y[i][1] = sums[i][2];
         }
         operands.store(S::kY, y);
         operands.store_sums(1, dC);
@@ -370,6 +378,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         float s1[kSubs][2];
         float s2[kSubs][2];
         float dB[2];
+        float sums[kSubs][4] = {};
+        float weighed[kSubs][4] = {};
         float dh[2][4];
 #pragma unroll
         for (int s = kWindow - 1; s >= 0; --s) {
@@ -387,9 +397,12 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
               for (int j = 0; j < 4; ++j) dh[k][j] = fmaf(a[s + 1][k][j], dh[k][j], input[j]);
             }
           }
-          float states[kSubs][4];
           float channels[4];
-          sum_quads<kStates>(dh, b_row, weights, states, channels);
+          if constexpr (kStates == 8) {
+            sum_quads<kStates>(dh, {b_row[0] & masks[s]}, weights, sums, channels);
+          } else {
+            sum_quads<kStates>(dh, b_row, weights, sums, channels);
+          }
           float partial[kSubs][2] = {};
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
@@ -400,17 +413,29 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
               partial[sub_of(k)][j / 2] = fmaf(A[k][j], product, partial[sub_of(k)][j / 2]);
             }
           }
-          float sums[kSubs][4];
 #pragma unroll
-          for (int i = 0; i < kSubs; ++i) mma_sum(sums[i], partial[i][0], partial[i][1]);
+          for (int i = 0; i < kSubs; ++i) {
+            if constexpr (kStates == 8) {
+              mma_sum(weighed[i], partial[i][0], partial[i][1], masks[s] & 0x3f800000U);
+            } else {
+              mma_sum(weighed[i], partial[i][0], partial[i][1]);
+            }
+          }
           if (s == kWindow - 1 || q == s) {
 #pragma unroll
             for (int i = 0; i < kSubs; ++i) {
-              s1[i][0] = states[i][0], s1[i][1] = states[i][2];
-              s2[i][0] = sums[i][0], s2[i][1] = sums[i][2];
+              s1[i][0] = sums[i][0], s1[i][1] = sums[i][2];
+              s2[i][0] = weighed[i][0], s2[i][1] = weighed[i][2];
             }
             dB[0] = channels[0] + channels[1];
             dB[1] = channels[2] + channels[3];
+          }
+        }
+        if constexpr (kStates == 8) {
+#pragma unroll
+          for (int i = 0; i < kSubs; ++i) {
+            s1[i][0] = sums[i][0], s1[i][1] = sums[i][2];
+            s2[i][0] = weighed[i][0], s2[i][1] = weighed[i][2];
           }
         }
 #pragma unroll

@@ -87,8 +87,6 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
   // what a cut to 10 bits of mantissa takes away on average is given back to s2
   constexpr float kS2Scale = kLn2 * (1.0F + 0.72F / 2048.0F);
   float skip[4];
-  float bias[4];
-  load_shared(prepared + S::kChannels + r.quad, bias);
   load_shared(prepared + S::kChannels + kWidth + r.quad, skip);
   Packed<bf16, 4> results[Rounds::kCount][4];
   float dD[4];
@@ -99,7 +97,6 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
   for (int i = 0; i < Rounds::kCount; ++i) {
     const int t = r.first + i * Rounds::kAtOnce;
     float u[4];
-    float raw_delta[4];
     float dy[4];
     float d[4];
     float out[4];
@@ -107,10 +104,8 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
     float s2[4];
     r.raw(raw, i, u);
     r.raw(raw + 2 * S::kRaw, i, dy);
-    r.raw(raw + S::kRaw, i, raw_delta);
     if constexpr (kReady) {
-#pragma unroll
-      for (int k = 0; k < 4; ++k) d[k] = raw_delta[k];
+      r.raw(raw + S::kRaw, i, d);
     } else {
       load_shared(prepared + S::kDelta + r.at + i * Rounds::kNext, d);
     }
@@ -146,12 +141,11 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
       out[k] *= silu[k];
       const float gradient = dy[k] * silu[k];
       du[k] = fmaf(d[k], s1[k], skip[k] * gradient);
-      ddelta[k] = fmaf(u[k], s1[k], kS2Scale * s2[k]) *
-                  (kReady ? about_one_minus_exp(d[k]) : sigmoid(raw_delta[k] + bias[k]));
+      // the sigmoid of what softplus took
+      ddelta[k] = fmaf(u[k], s1[k], kS2Scale * s2[k]) * about_one_minus_exp(d[k]);
+      dbias[k] += ddelta[k];  // zero outside, where d is
       dD[k] = fmaf(gradient, u[k], dD[k]);
     }
-#pragma unroll
-    for (int k = 0; k < 4; ++k) dbias[k] += t < rows ? ddelta[k] : 0.0F;
     results[i][0] = Packed<bf16, 4>::of(du);
     results[i][1] = Packed<bf16, 4>::of(ddelta);
     results[i][2] = Packed<bf16, 4>::of(dz);
