@@ -191,11 +191,12 @@ class Finetuning {
   }
 
   StepReport step(Trainer& trainer) {
+    const double seconds_before = feed_->step_seconds();
     const StepReport report = feed_->step(trainer);
     next_draw_ = feed_->next_draw();
     tokens_ += feed_->step_tokens();
     job_.record.add_bases(feed_->step_tokens());
-    job_.progress.add(options_.batch);
+    job_.progress.add(options_.batch, feed_->step_seconds() - seconds_before);
     return report;
   }
 
@@ -207,11 +208,11 @@ class Finetuning {
     }
     const bool last = report.step == steps_;
     if (report.step % options_.training.log_every == 0 || last) {
-      const double seconds = std::max(1e-9, job_.progress.seconds());
-      Json line = step_metrics(report, tokens_, static_cast<double>(job_.record.bases()) / seconds,
-                               ctx_->device());
+      const double seconds = feed_->step_seconds();
+      const double rate = speed_.next(static_cast<double>(job_.record.bases()), seconds);
+      Json line = step_metrics(report, tokens_, rate, ctx_->device());
       line.erase("bits_per_base");  // a loss over labels, not bases
-      line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
+      line["input_wait"] = wait_share_.next(feed_->waited_seconds(), seconds);
       idle_share_->add_to(line);
       run.metrics(line);
     }
@@ -363,7 +364,8 @@ class Finetuning {
   ModelConfig config_;  // with its head
   FinetunePlan plan_;
   std::optional<FinetuneFeed> feed_;
-  WaitShare wait_share_;
+  RatioSince speed_;
+  RatioSince wait_share_;
   std::optional<IdleShare> idle_share_;
   uint64_t next_draw_ = 0;
   int64_t tokens_ = 0;

@@ -239,9 +239,10 @@ class Pretraining {
 
   StepReport step(Trainer& trainer) {
     const int64_t before = feed_->tokens();
+    const double seconds_before = feed_->step_seconds();
     const StepReport report = feed_->step(trainer);
     job_.record.add_bases(feed_->tokens() - before);
-    job_.progress.add(feed_->tokens() - before);
+    job_.progress.add(feed_->tokens() - before, feed_->step_seconds() - seconds_before);
     return report;
   }
 
@@ -253,11 +254,11 @@ class Pretraining {
     }
     const bool last = report.step == plan_.steps;
     if (report.step % options_.training.log_every == 0 || last) {
-      const double seconds = job_.progress.seconds();
-      const double rate = seconds > 0 ? static_cast<double>(job_.record.bases()) / seconds : 0;
+      const double seconds = feed_->step_seconds();
+      const double rate = speed_.next(static_cast<double>(job_.record.bases()), seconds);
       Json line = step_metrics(report, feed_->tokens(), rate, ctx_->device());
       line["context"] = feed_->context();
-      line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
+      line["input_wait"] = wait_share_.next(feed_->waited_seconds(), seconds);
       idle_share_->add_to(line);
       run.metrics(line);
     }
@@ -348,7 +349,8 @@ class Pretraining {
   PretrainPlan plan_;
   ModelConfig config_;
   std::optional<PretrainFeed> feed_;
-  WaitShare wait_share_;
+  RatioSince speed_;
+  RatioSince wait_share_;
   std::optional<IdleShare> idle_share_;
 };
 

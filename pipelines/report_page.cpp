@@ -135,6 +135,22 @@ std::string memory_curves(const std::vector<Json>& metrics) {
   return draw_plot(plot);
 }
 
+/// Tokens of the run by the time that they took at the speed of each line; 0 where no line has one.
+double mean_speed(const std::vector<Json>& metrics) {
+  double tokens = 0, seconds = 0, before = 0;
+  for (const Json& line : metrics) {
+    if (!is_split(line, "train")) continue;
+    const double now = number(line, "tokens");
+    const double rate = number(line, "tokens_per_second");
+    const double more = now - before;
+    if (std::isfinite(now)) before = now;
+    if (!(rate > 0) || !(more > 0)) continue;
+    tokens += more;
+    seconds += more / rate;
+  }
+  return seconds > 0 ? tokens / seconds : 0;
+}
+
 // ---- baselines
 
 struct Baseline {
@@ -173,7 +189,7 @@ std::string curves(const Json& record, const std::vector<Json>& metrics) {
   html += "<div class=\"pair\">\n";
   html += one_curve(metrics, "Learning rate", "learning rate", "learning_rate", 2);
   html += one_curve(metrics, "Gradient norm, before clipping", "norm", "gradient_norm", 3);
-  html += one_curve(metrics, "Speed", "tokens per second", "tokens_per_second", 0);
+  html += one_curve(metrics, "Speed of training", "tokens per second", "tokens_per_second", 0);
   html += memory_curves(metrics);
   html += one_curve(metrics, "Waiting for input", "share of the time", "input_wait", 4);
   html += one_curve(metrics, "GPU idle", "share of the time", "gpu_idle", 5);
@@ -325,8 +341,8 @@ std::string summary(const Json& record, const std::vector<Json>& metrics) {
   tile(html, "held-out bits per base", figure_text(number(valid, "bits_per_base"), 5));
   tile(html, "held-out loss", figure_text(number(valid, "loss"), 4));
   tile(html, "held-out accuracy", figure_text(number(valid, "accuracy"), 4));
-  const double rate = number(train, "tokens_per_second");
-  tile(html, "tokens per second", std::isfinite(rate) ? format_short(rate) : "");
+  const double rate = mean_speed(metrics);
+  tile(html, "tokens per second, mean of all steps", rate > 0 ? format_short(rate) : "");
   const double skipped = number(results, "skipped_steps");
   if (skipped > 0) tile(html, "updates skipped (gradient not finite)", count_text(skipped));
   return html + "</div>\n";

@@ -200,10 +200,10 @@ void IdleShare::add_to(Json& line) {
   if (busy) line["gpu_idle"] = 1 - *busy;
 }
 
-double WaitShare::since(double step_seconds, double waited_seconds) {
-  const double seconds = step_seconds - std::exchange(step_seconds_, step_seconds);
-  const double waited = waited_seconds - std::exchange(waited_seconds_, waited_seconds);
-  return seconds > 0 ? waited / seconds : 0;
+double RatioSince::next(double sum, double per) {
+  const double more = sum - std::exchange(sum_, sum);
+  const double more_per = per - std::exchange(per_, per);
+  return more_per > 0 ? more / more_per : 0;
 }
 
 std::string step_note(const StepReport& report) {

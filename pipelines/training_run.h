@@ -112,10 +112,11 @@ class TrainingRun {
   std::optional<EventFile> events_;
 };
 
-/// The line that metrics.jsonl gets for a training step. Memory: `peak_memory_bytes` is the largest
-/// resident set of the process, `device_memory_bytes` what its tensors and scratch take of the
-/// device now, `device_peak_memory_bytes` at most so far; on a GPU `gpu_used_bytes` is what the
-/// driver says is in use of it, by everyone.
+/// The line that metrics.jsonl gets for a training step. `tokens_per_second` is the speed of
+/// training in the steps since the line before. Memory: `peak_memory_bytes` is the largest resident
+/// set of the process, `device_memory_bytes` what its tensors and scratch take of the device now,
+/// `device_peak_memory_bytes` at most so far; on a GPU `gpu_used_bytes` is what the driver says is
+/// in use of it, by everyone.
 Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
                   Device device);
 
@@ -133,15 +134,15 @@ class IdleShare {
   uint64_t since_ = 0;
 };
 
-/// Share of the steps since the last call in which compute waited for input; of the sums over all
-/// steps that a feed keeps.
-class WaitShare {
+/// Ratio of what two sums over all steps have grown by since the last call: tokens to seconds of
+/// steps, seconds of waiting to seconds of steps. 0 where the second has not grown.
+class RatioSince {
  public:
-  double since(double step_seconds, double waited_seconds);
+  double next(double sum, double per);
 
  private:
-  double step_seconds_ = 0;
-  double waited_seconds_ = 0;
+  double sum_ = 0;
+  double per_ = 0;
 };
 
 /// "step 20  loss 1.31  lr 0.008": the note of the progress line.

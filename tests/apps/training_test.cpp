@@ -181,6 +181,22 @@ TEST(TrainingRuns, TheContextGrowsWithTheTokensOfAStepAsTheyAre) {
   }
 }
 
+TEST(TrainingRuns, SpeedLeavesOutEvaluationsAndCheckpoints) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  // after each step an evaluation of fourteen times as many bases, a report and a checkpoint
+  std::string words = pretrain_words("run", 12);
+  words.replace(words.find("--eval-every 7"), 14, "--eval-every 1");
+  ASSERT_EQ(run(words, folder).code, 0);
+  const std::vector<Json> speed = training_values(folder / "run", "tokens_per_second");
+  const std::vector<Json> time = training_values(folder / "run", "time");
+  ASSERT_EQ(speed.size(), 12U);
+  double training = 0;
+  for (size_t i = 1; i < speed.size(); ++i) training += 256 / speed[i].get<double>();
+  EXPECT_GT(training, 0);
+  EXPECT_LT(training, 0.5 * (time.back().get<double>() - time.front().get<double>()));
+}
+
 TEST(TrainingRuns, CarriedStatesHelpWhereContextsAreShort) {
   // a contig that repeats itself every 40 bases: the first of 4 tokens cannot tell where it is
   const fs::path folder = test_folder();

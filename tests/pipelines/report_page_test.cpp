@@ -117,6 +117,21 @@ TEST(ReportPage, ShowsMemoryOfTheDeviceContextAndWaiting) {
   EXPECT_NE(report_page("my run", record_of_a_run(), metrics).find("GPU idle"), std::string::npos);
 }
 
+TEST(ReportPage, TheSpeedAtTheTopIsTheMeanOfTheRun) {
+  std::vector<Json> metrics;
+  // half of the tokens at 1M/s, half at 4M/s: 2000 in 1.25 ms
+  for (const auto& [tokens, rate] : {std::pair{1000, 1e6}, {2000, 4e6}}) {
+    metrics.push_back({{"step", tokens / 1000},
+                       {"split", "train"},
+                       {"tokens", tokens},
+                       {"loss", 1.3},
+                       {"tokens_per_second", rate}});
+  }
+  const std::string page = report_page("r", record_of_a_run(), metrics);
+  EXPECT_NE(page.find("<b>1.6M</b><span>tokens per second, mean of all steps</span>"),
+            std::string::npos);
+}
+
 TEST(ReportPage, IsSelfContainedAndEscapesWhatFilesSay) {
   const std::string page = report_page("<i>&", record_of_a_run(), metrics_of_a_run());
   for (const char* part :
