@@ -184,6 +184,7 @@ class Pretraining {
     idle_share_.emplace(ctx_->device());
     feed_.emplace(*ctx_, config_, *genome_, *tokenizer_, split_, options_, plan_,
                   checkpoint ? checkpoint->step : 0, checkpoint ? &*checkpoint : nullptr);
+    if (checkpoint) steps_of_line_ = StepsOfLine::load(checkpoint->trainer_state);
     const OptimizerOptions optimizer = options_.training.optimizer(plan_.steps);
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
                                  : Trainer(*ctx_, first_model(), optimizer);
@@ -248,6 +249,7 @@ class Pretraining {
 
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
     job_.progress.set_note(step_note(report));
+    steps_of_line_.add(report);
     if (report.skipped) {
       log_line(job_.log, LogLevel::kWarning,
                concat("step ", report.step, ": the gradient was not finite; update skipped"));
@@ -256,7 +258,8 @@ class Pretraining {
     if (report.step % options_.training.log_every == 0 || last) {
       const double seconds = feed_->step_seconds();
       const double rate = speed_.next(static_cast<double>(job_.record.bases()), seconds);
-      Json line = step_metrics(report, feed_->tokens(), rate, ctx_->device());
+      Json line = step_metrics(report, std::exchange(steps_of_line_, {}), feed_->tokens(), rate,
+                               ctx_->device());
       line["context"] = feed_->context();
       line["input_wait"] = wait_share_.next(feed_->waited_seconds(), seconds);
       idle_share_->add_to(line);
@@ -297,6 +300,7 @@ class Pretraining {
   void save(TrainingRun& run, const Trainer& trainer) {
     Json state = feed_->state();
     state[kComputed] = plan_.computed;
+    steps_of_line_.save(state);
     run.save(trainer, std::move(state), options_.training.keep, feed_->carried());
     run.publish(trainer);
   }
@@ -349,6 +353,7 @@ class Pretraining {
   PretrainPlan plan_;
   ModelConfig config_;
   std::optional<PretrainFeed> feed_;
+  StepsOfLine steps_of_line_;
   RatioSince speed_;
   RatioSince wait_share_;
   std::optional<IdleShare> idle_share_;

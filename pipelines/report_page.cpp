@@ -81,7 +81,8 @@ Json newest(const std::vector<Json>& metrics, std::string_view split) {
   return {};
 }
 
-/// Training as a line with the spread of what it averages, held-out as dots.
+/// Training as a line, with the spread of the lines of metrics.jsonl where a point averages some;
+/// held-out as dots.
 Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
                  const std::string& unit, std::string_view key) {
   Plot plot{.title = title, .x_label = "tokens", .y_label = unit, .series = {}, .levels = {}};
@@ -172,11 +173,38 @@ std::vector<Baseline> baselines(const Json& results) {
   return found;
 }
 
+/// What the curves are of, as far as the lines say.
+std::string curves_note(const std::vector<Json>& metrics) {
+  double most_steps = 0;
+  size_t lines = 0;
+  for (const Json& line : metrics) {
+    if (!is_split(line, "train")) continue;
+    ++lines;
+    if (const double steps = number(line, "steps"); steps > most_steps) most_steps = steps;
+  }
+  std::string note =
+      "The axes of bits, loss and accuracy fit what comes after the first tenth of "
+      "the run. ";
+  if (most_steps > 1) {
+    note += concat(
+        "Training loss, bits and accuracy are means over the steps since the point "
+        "before, up to ",
+        count_text(most_steps),
+        "; learning rate and gradient norm are those of the last of them. ");
+  } else if (most_steps == 1) {
+    note += "A training point is a step. ";
+  }
+  if (lines > kPointsDrawn) {
+    note +=
+        concat("Of ", count_text(static_cast<double>(lines)), " such points ", kPointsDrawn,
+               " means of neighbours are drawn, shaded from the least to the largest of them. ");
+  }
+  return note;
+}
+
 std::string curves(const Json& record, const std::vector<Json>& metrics) {
   if (metrics.empty()) return {};
-  std::string html =
-      "<p>The axes of bits, loss and accuracy fit what comes after the first tenth of the run; "
-      "shaded is the spread of the steps that a point averages.</p>\n";
+  std::string html = concat("<p>", curves_note(metrics), "</p>\n");
   if (any_drawn(curve(metrics, "train", "bits_per_base"))) {
     Plot bits = both_splits(metrics, "Bits per base", "bits per base", "bits_per_base");
     for (const Baseline& baseline : baselines(member(record, "results"))) {

@@ -112,13 +112,28 @@ class TrainingRun {
   std::optional<EventFile> events_;
 };
 
-/// The line that metrics.jsonl gets for a training step. `tokens_per_second` is the speed of
-/// training in the steps since the line before. Memory: `peak_memory_bytes` is the largest resident
-/// set of the process, `device_memory_bytes` what its tensors and scratch take of the device now,
-/// `device_peak_memory_bytes` at most so far; on a GPU `gpu_used_bytes` is what the driver says is
-/// in use of it, by everyone.
-Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
-                  Device device);
+/// The steps that the next line of metrics.jsonl speaks of. A line need not fall where a checkpoint
+/// does: what was summed goes into it, so that a run that goes on writes the lines of one that was
+/// not interrupted.
+struct StepsOfLine {
+  int64_t steps = 0;
+  LossTotals loss;       ///< of those whose loss is finite
+  bool skipped = false;  ///< the update of any of them
+
+  void add(const StepReport& report);
+  /// Adds them to what a checkpoint keeps of a run, and finds them there (none where it has none).
+  void save(Json& state) const;
+  static StepsOfLine load(const Json& state);
+};
+
+/// The line that metrics.jsonl gets for the steps since the line before: their mean loss and
+/// accuracy over all predictions, and gradient norm and learning rate of the last, `report`.
+/// `tokens_per_second` is the speed of training in them; `tokens` counts from the start of the run.
+/// Memory: `peak_memory_bytes` is the largest resident set of the process, `device_memory_bytes`
+/// what its tensors and scratch take of the device now, `device_peak_memory_bytes` at most so far;
+/// on a GPU `gpu_used_bytes` is what the driver says is in use of it, by everyone.
+Json step_metrics(const StepReport& report, const StepsOfLine& steps, int64_t tokens,
+                  double tokens_per_second, Device device);
 
 /// How long a GPU had nothing to do, as its driver sees it.
 class IdleShare {

@@ -52,16 +52,26 @@ std::string weights(const fs::path& run) {
   return sha256_bytes(read_file(run / "model" / "model.safetensors", 1 << 26));
 }
 
-/// Losses of metrics.jsonl by (split, step), times left out.
+/// metrics.jsonl without times, speeds and memory.
 std::string losses(const fs::path& run) {
   std::string out;
   for (const std::string& line : split(read_file(run / "metrics.jsonl", 1 << 26), '\n')) {
     if (line.empty()) continue;
     const Json json = parse_json(line, "metrics.jsonl");
-    out += concat(json.at("split").get<std::string>(), " ", json.at("step").dump(), " ",
-                  json.at("loss").dump(), "\n");
+    for (const char* key : {"split", "step", "tokens", "steps", "loss", "bits_per_base", "accuracy",
+                            "gradient_norm", "learning_rate", "skipped", "bases"}) {
+      if (json.contains(key)) out += concat(key, " ", json[key].dump(), " ");
+    }
+    out += "\n";
   }
   return out;
+}
+
+/// The same words with a line of metrics.jsonl every `steps` steps.
+std::string logging_every(std::string words, int steps) {
+  const std::string each = "--log-every 1 ";
+  const size_t at = words.find(each);
+  return words.replace(at, each.size(), concat("--log-every ", steps, " "));
 }
 
 std::string step_name(int64_t step) {
@@ -178,6 +188,38 @@ TEST(TrainingRuns, TheContextGrowsWithTheTokensOfAStepAsTheyAre) {
   for (const char* wrong : {" --context-warmup --context-warmup-from 64", " --context-warmup",
                             " --context-warmup-share 0.5"}) {
     EXPECT_EQ(run(pretrain_words("none", 3) + wrong, folder).code, 2) << wrong;
+  }
+}
+
+TEST(TrainingRuns, ALineIsTheMeanOfItsSteps) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("each", 12), folder).code, 0);
+  const std::string five = logging_every(pretrain_words("five", 12), 5) + " --keep 20";
+  ASSERT_EQ(run(five, folder).code, 0);
+  EXPECT_EQ(training_values(folder / "each", "steps"), std::vector<Json>(12, 1));
+  EXPECT_EQ(training_values(folder / "five", "step"), (std::vector<Json>{5, 10, 12}));
+  EXPECT_EQ(training_values(folder / "five", "steps"), (std::vector<Json>{5, 5, 2}));
+  for (const char* key : {"loss", "accuracy", "bits_per_base"}) {
+    const std::vector<Json> each = training_values(folder / "each", key);
+    const std::vector<Json> means = training_values(folder / "five", key);
+    for (size_t line = 0; line < 3; ++line) {
+      const size_t end = std::min<size_t>(12, 5 * line + 5);
+      double sum = 0;  // each step predicts as many bases
+      for (size_t i = 5 * line; i < end; ++i) sum += each[i].get<double>();
+      EXPECT_NEAR(means[line].get<double>(), sum / static_cast<double>(end - 5 * line), 1e-12)
+          << key << " of line " << line;
+    }
+  }
+  // killed between two lines, and gone on with
+  for (const int64_t last : {3, 5, 11}) {
+    fs::copy(folder / "five", folder / "killed", fs::copy_options::recursive);
+    drop_checkpoints_after(folder / "killed", last);
+    std::string words = five + " --resume";
+    words.replace(words.find("--out five"), 10, "--out killed");
+    ASSERT_EQ(run(words, folder).code, 0);
+    EXPECT_EQ(losses(folder / "killed"), losses(folder / "five")) << "from step " << last;
+    remove_tree(folder / "killed");
   }
 }
 
@@ -510,7 +552,7 @@ TEST(Finetuning, GoesOnWithTheCutThatItBeganWith) {
   ASSERT_EQ(run(pretrain_words("base", 2), folder).code, 0);
   const auto words = [](const std::string& name) {
     return "finetune --model base --class at=at.fa --class gc=gc.fa --context 100 --batch 16 "
-           "--steps 9 --kmer 3 --keep 20 --save-every 1 --log-every 1 --progress none -q "
+           "--steps 9 --kmer 3 --keep 20 --save-every 1 --log-every 3 --progress none -q "
            "--rc-augment --seed 4 --threads 2 --out " +
            name;
   };

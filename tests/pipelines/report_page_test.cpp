@@ -156,6 +156,27 @@ TEST(ReportPage, LongCurvesAreThinned) {
   EXPECT_LT(page.size(), 200000U);
 }
 
+TEST(ReportPage, SaysWhatAPointIsTheMeanOf) {
+  const auto page_of = [](int steps, size_t lines) {
+    std::vector<Json> metrics = metrics_of_a_run();
+    metrics.resize(lines);
+    for (Json& line : metrics) line["steps"] = steps;
+    return report_page("r", record_of_a_run(), metrics);
+  };
+  const auto has = [](const std::string& page, const char* words) {
+    return page.find(words) != std::string::npos;
+  };
+  const std::string thinned = page_of(10, 2000);
+  EXPECT_TRUE(has(thinned, "means over the steps since the point before, up to 10;"));
+  EXPECT_TRUE(has(thinned, "Of 2,000 such points 500 means of neighbours are drawn, shaded"));
+  const std::string short_run = page_of(10, 300);
+  EXPECT_TRUE(has(short_run, "up to 10;"));
+  EXPECT_FALSE(has(short_run, "shaded")) << "nothing is";
+  const std::string each = page_of(1, 300);
+  EXPECT_TRUE(has(each, "A training point is a step."));
+  EXPECT_FALSE(has(each, "means over"));
+}
+
 class ReportFile : public PipelineTest {};
 
 TEST_F(ReportFile, IsWrittenFromTheRunFolderEvenOfAKilledRun) {
