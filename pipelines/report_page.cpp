@@ -81,6 +81,25 @@ Json newest(const std::vector<Json>& metrics, std::string_view split) {
   return {};
 }
 
+/// The newest line about held-out bases: that of all of them where the run has ended with one.
+Json newest_held_out(const std::vector<Json>& metrics) {
+  const Json sample = newest(metrics, "valid");
+  const Json all = newest(metrics, "valid_all");
+  const bool older = number(all, "step") < number(sample, "step");
+  return all.is_null() || older ? sample : all;
+}
+
+/// Of a run whose evaluations read a sample, and the last one all.
+bool has_both(const std::vector<Json>& metrics) {
+  const double sample = number(newest(metrics, "valid"), "bases");
+  const double all = number(newest(metrics, "valid_all"), "bases");
+  return std::isfinite(sample) && std::isfinite(all) && sample != all;
+}
+
+std::string bases_of(const std::vector<Json>& metrics, std::string_view split) {
+  return concat(count_text(number(newest(metrics, split), "bases")), " bases");
+}
+
 /// Training as a line, with the spread of the lines of metrics.jsonl where a point averages some;
 /// held-out as dots.
 Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
@@ -92,11 +111,21 @@ Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
                          .colour = 0,
                          .markers = false,
                          .band = true});
-  plot.series.push_back({.label = "held out",
-                         .points = thin_points(curve(metrics, "valid", key), kPointsDrawn),
-                         .colour = 1,
-                         .markers = true,
-                         .band = false});
+  const bool both = has_both(metrics);
+  plot.series.push_back(
+      {.label = both ? concat("held out, a sample of ", bases_of(metrics, "valid")) : "held out",
+       .points = thin_points(curve(metrics, "valid", key), kPointsDrawn),
+       .colour = 1,
+       .markers = true,
+       .band = false});
+  if (both) {
+    plot.series.push_back(
+        {.label = concat("all that is held out, ", bases_of(metrics, "valid_all")),
+         .points = curve(metrics, "valid_all", key),
+         .colour = 2,
+         .markers = true,
+         .band = false});
+  }
   return plot;
 }
 
@@ -228,11 +257,15 @@ std::string curves(const Json& record, const std::vector<Json>& metrics) {
 // ---- tables
 
 std::string held_out_table(const Json& record, const std::vector<Json>& metrics) {
-  const Json last = newest(metrics, "valid");
+  const Json last = newest_held_out(metrics);
   const Json& results = member(record, "results");
   std::string html;
   if (std::isfinite(number(last, "bits_per_base"))) {
-    std::vector<std::vector<std::string>> rows = {{"on the held-out bases", "bits per base"}};
+    const double bases = number(last, "bases");
+    std::vector<std::vector<std::string>> rows = {
+        {std::isfinite(bases) ? concat("on ", count_text(bases), " held-out bases")
+                              : std::string("on the held-out bases"),
+         "bits per base"}};
     rows.push_back({concat("this model, step ", count_text(number(last, "step"))),
                     figure_text(number(last, "bits_per_base"), 5)});
     for (const Baseline& baseline : baselines(results)) {
@@ -257,7 +290,7 @@ std::string held_out_table(const Json& record, const std::vector<Json>& metrics)
 }
 
 std::string contig_table(const std::vector<Json>& metrics) {
-  const Json last = newest(metrics, "valid");
+  const Json last = newest_held_out(metrics);
   const Json& contigs = member(last, "contigs");
   if (!contigs.is_array() || contigs.empty()) return {};
   std::vector<std::vector<std::string>> rows = {
@@ -358,7 +391,7 @@ void tile(std::string& html, std::string_view name, const std::string& value) {
 
 std::string summary(const Json& record, const std::vector<Json>& metrics) {
   const Json train = newest(metrics, "train");
-  const Json valid = newest(metrics, "valid");
+  const Json valid = newest_held_out(metrics);
   const Json& results = member(record, "results");
   const double planned = number(results, "planned_steps");
   std::string html = "<div class=\"tiles\">\n";
@@ -366,7 +399,13 @@ std::string summary(const Json& record, const std::vector<Json>& metrics) {
   if (std::isfinite(planned)) steps += concat(" of ", count_text(planned));
   tile(html, "steps", steps);
   tile(html, "tokens", count_text(number(train, "tokens")));
-  tile(html, "held-out bits per base", figure_text(number(valid, "bits_per_base"), 5));
+  const bool both = has_both(metrics);
+  tile(html, both ? "bits per base, all that is held out" : "held-out bits per base",
+       figure_text(number(valid, "bits_per_base"), 5));
+  if (both) {
+    tile(html, "bits per base, the sample of each evaluation",
+         figure_text(number(newest(metrics, "valid"), "bits_per_base"), 5));
+  }
   tile(html, "held-out loss", figure_text(number(valid, "loss"), 4));
   tile(html, "held-out accuracy", figure_text(number(valid, "accuracy"), 4));
   const double rate = mean_speed(metrics);

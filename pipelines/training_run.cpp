@@ -117,20 +117,30 @@ std::optional<Checkpoint> TrainingRun::checkpoint(Device device) {
             "); give the run's own options and data");
     log_line(log_, LogLevel::kInfo, concat("going on from step ", found->step));
   }
-  cut_metrics(found ? found->step : 0);
+  const int64_t last = found ? found->step : 0;
+  keep_metrics([&](const Json& line) { return line.at("step").get<int64_t>() <= last; });
   events_.emplace(folder_ / "tensorboard", unix_time());
   if (found) events_->restart(unix_time(), found->step + 1);
   return found;
 }
 
-void TrainingRun::cut_metrics(int64_t step) {
+void TrainingRun::drop_metrics(const std::vector<std::string>& splits, int64_t step) {
+  keep_metrics([&](const Json& line) {
+    return line.at("step").get<int64_t>() != step ||
+           std::find(splits.begin(), splits.end(), line.at("split").get<std::string>()) ==
+               splits.end();
+  });
+}
+
+void TrainingRun::keep_metrics(const std::function<bool(const Json&)>& keep) {
+  if (metrics_.is_open()) metrics_.close();
   const fs::path path = folder_ / "metrics.jsonl";
   std::string kept;
   if (fs::exists(path)) {
     for (const std::string& line : split(read_file(path, int64_t{1} << 33), '\n')) {
       if (line.empty()) continue;
       try {
-        if (parse_json(line, "metrics.jsonl").at("step").get<int64_t>() > step) continue;
+        if (!keep(parse_json(line, "metrics.jsonl"))) continue;
       } catch (const std::exception&) {
         continue;  // the last line of a run that was killed while writing it
       }

@@ -10,9 +10,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "libmamba/optimizer.h"
 #include "libmamba/run_checkpoint.h"
@@ -90,6 +92,8 @@ class TrainingRun {
   /// metrics.jsonl back to it and opens it for more.
   std::optional<Checkpoint> checkpoint(Device device);
 
+  /// Takes the lines of these splits at `step` out of metrics.jsonl.
+  void drop_metrics(const std::vector<std::string>& splits, int64_t step);
   /// Appends a line to metrics.jsonl, flushed, and its numbers to the event file.
   void metrics(const Json& line);
   /// Writes a checkpoint with the caller's record (the fingerprint is added).
@@ -101,7 +105,8 @@ class TrainingRun {
   void report(const RunRecord& record) const;
 
  private:
-  void cut_metrics(int64_t step);
+  /// Writes metrics.jsonl again with the whole lines of which this is true, and opens it for more.
+  void keep_metrics(const std::function<bool(const Json&)>& keep);
 
   std::filesystem::path folder_;
   Json fingerprint_;

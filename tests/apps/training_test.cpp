@@ -317,7 +317,7 @@ TEST(TrainingRuns, LeaveAReportAndEventFiles) {
   // the contigs' losses make up that of the whole
   const auto lines = split(slurp(folder / "run" / "metrics.jsonl"), '\n');
   const Json last = parse_json(lines.at(lines.size() - 2), "metrics.jsonl");
-  ASSERT_EQ(last.at("split"), "valid");
+  ASSERT_EQ(last.at("split"), "valid_all");
   double loss = 0;
   int64_t bases = 0;
   for (const Json& contig : last.at("contigs")) {
@@ -327,6 +327,67 @@ TEST(TrainingRuns, LeaveAReportAndEventFiles) {
   }
   EXPECT_EQ(bases, last.at("bases").get<int64_t>());
   EXPECT_NEAR(loss / static_cast<double>(bases), last.at("loss").get<double>(), 1e-9);
+}
+
+/// The lines of metrics.jsonl of a split.
+std::vector<Json> lines_of(const fs::path& run, const std::string& split_name) {
+  std::vector<Json> found;
+  for (const std::string& line : split(slurp(run / "metrics.jsonl"), '\n')) {
+    if (line.empty()) continue;
+    Json json = parse_json(line, "metrics.jsonl");
+    if (json.at("split") == split_name) found.push_back(std::move(json));
+  }
+  return found;
+}
+
+TEST(TrainingRuns, TheLastEvaluationHasTheSampleOfTheOthersAndAll) {
+  const fs::path folder = test_folder();
+  {
+    std::ofstream out(folder / "genome.fa");
+    for (int contig = 0; contig < 3; ++contig) {
+      out << ">c" << contig << "\n"
+          << random_bases(contig == 0 ? 20000 : 530000, static_cast<uint64_t>(7 + contig), 0.5)
+          << "\n";
+    }
+  }
+  // the same steps, so that both have the same weights after the second
+  const auto words = [](const std::string& name, int steps) {
+    return concat("pretrain --fasta genome.fa --valid-contigs c1,c2 --out ", name, " --steps ",
+                  steps,
+                  " --context 64 --batch-tokens 256 --d-model 8 --layers 1 --eval-every 2 "
+                  "--schedule constant --warmup 1 --progress none --threads 2");
+  };
+  const Outcome two = run(words("two", 2), folder);
+  ASSERT_EQ(two.code, 0) << two.err;
+  EXPECT_TRUE(contains(two.err, "(a sample, 529,999 bases)"));
+  EXPECT_TRUE(contains(two.err, "(1,059,998 bases)"));
+  ASSERT_EQ(run(words("three", 3), folder).code, 0);
+  const Json during = lines_of(folder / "three", "valid").at(0);
+  const std::vector<Json> samples = lines_of(folder / "two", "valid");
+  const std::vector<Json> whole = lines_of(folder / "two", "valid_all");
+  ASSERT_EQ(samples.size(), 1U);
+  ASSERT_EQ(whole.size(), 1U);
+  for (const char* key : {"step", "tokens", "loss", "bits_per_base", "accuracy", "bases", "contigs",
+                          "contigs_left_out"}) {
+    EXPECT_EQ(samples[0].at(key), during.at(key)) << key;
+  }
+  EXPECT_EQ(samples[0].at("contigs").size(), 1U);
+  EXPECT_EQ(whole[0].at("contigs").size(), 2U);
+  EXPECT_EQ(whole[0].at("contigs")[0], samples[0].at("contigs")[0]);
+  EXPECT_EQ(whole[0].at("bases"), 2 * samples[0].at("bases").get<int64_t>());
+  const Json record = parse_json(slurp(folder / "two" / "run.json"), "run.json");
+  EXPECT_EQ(record.at("results").at("held_out_bits_per_base"), whole[0].at("bits_per_base"));
+  EXPECT_TRUE(contains(slurp(folder / "two" / "report.html"), "a sample of 529,999 bases"));
+  std::string events;
+  for (const auto& entry : fs::directory_iterator(folder / "two" / "tensorboard")) {
+    events += slurp(entry.path());
+  }
+  EXPECT_TRUE(contains(events, "valid/bits_per_base"));
+  EXPECT_TRUE(contains(events, "valid_all/bits_per_base"));
+  // a run that had finished evaluates again, and has each line once
+  const std::string before = losses(folder / "two");
+  ASSERT_EQ(run(words("two", 2) + " --resume", folder).code, 0);
+  EXPECT_EQ(losses(folder / "two"), before);
 }
 
 /// Starts a run without end, sends the signal once it has a checkpoint; its exit code.

@@ -132,6 +132,40 @@ TEST(ReportPage, TheSpeedAtTheTopIsTheMeanOfTheRun) {
             std::string::npos);
 }
 
+TEST(ReportPage, ASampleAndAllThatIsHeldOutAreToldApart) {
+  std::vector<Json> metrics = metrics_of_a_run();
+  const Json contigs = metrics.back()["contigs"];
+  metrics.pop_back();
+  const auto evaluated = [&](const char* split, int step, int bases, double bits) {
+    metrics.push_back({{"step", step},
+                       {"split", split},
+                       {"tokens", 1000 * step},
+                       {"loss", bits / 1.4427},
+                       {"bits_per_base", bits},
+                       {"bases", bases},
+                       {"contigs", contigs}});
+  };
+  evaluated("valid", 1000, 5000, 1.9125);
+  evaluated("valid", 2000, 5000, 1.9025);
+  const std::string running = report_page("r", record_of_a_run(), metrics);
+  EXPECT_NE(running.find("<b>1.9025</b><span>held-out bits per base</span>"), std::string::npos);
+  EXPECT_EQ(running.find("all that is held out"), std::string::npos);
+  evaluated("valid_all", 2000, 70000, 1.8875);
+  const std::string page = report_page("r", record_of_a_run(), metrics);
+  expect_well_formed(page);
+  for (const char* part :
+       {"<b>1.8875</b><span>bits per base, all that is held out</span>",
+        "<b>1.9025</b><span>bits per base, the sample of each evaluation</span>",
+        "held out, a sample of 5,000 bases: 1.9025", "all that is held out, 70,000 bases: 1.8875",
+        "<th>on 70,000 held-out bases</th>", "<td>this model, step 2,000</td><td>1.8875</td>"}) {
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(page.find("a sample of 5,000 bases: 1.8875"), std::string::npos);
+  // where the sample is all, there is one result
+  metrics.back()["bases"] = 5000;
+  EXPECT_EQ(report_page("r", record_of_a_run(), metrics).find("a sample of"), std::string::npos);
+}
+
 TEST(ReportPage, IsSelfContainedAndEscapesWhatFilesSay) {
   const std::string page = report_page("<i>&", record_of_a_run(), metrics_of_a_run());
   for (const char* part :
