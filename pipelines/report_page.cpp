@@ -372,13 +372,14 @@ std::string origin(const Json& record) {
   if (options.is_object() && !options.empty()) {
     std::vector<std::vector<std::string>> all = {{"option", "value"}};
     for (const auto& [key, value] : options.items()) {
+      const bool text = value.is_string();
+      if (value.is_null() || (text ? value.get<std::string>().empty() : value.empty())) continue;
       all.push_back(
-          {concat("--", key), value.is_string()
-                                  ? value.get<std::string>()
-                                  : value.dump(-1, ' ', false, Json::error_handler_t::replace)});
+          {concat("--", key), text ? value.get<std::string>()
+                                   : value.dump(-1, ' ', false, Json::error_handler_t::replace)});
     }
-    html += concat("<details><summary>All options, as resolved</summary>\n", html_table(all),
-                   "</details>\n");
+    html += concat("<details><summary>All options that have a value, as resolved</summary>\n",
+                   html_table(all), "</details>\n");
   }
   return html;
 }

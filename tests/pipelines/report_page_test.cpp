@@ -185,6 +185,22 @@ TEST(ReportPage, IsMadeOfWhateverIsThere) {
   expect_well_formed(report_page("odd", {{"results", 5}, {"options", "no"}}, odd));
 }
 
+TEST(ReportPage, OptionsWithoutAValueAreLeftOut) {
+  Json record = record_of_a_run();
+  record["options"] = {{"lr", 0.008},
+                       {"carry", false},
+                       {"share", nullptr},
+                       {"init", ""},
+                       {"contigs", Json::array()}};
+  const std::string page = report_page("r", record, metrics_of_a_run());
+  expect_well_formed(page);
+  EXPECT_NE(page.find("<td>--carry</td><td>false</td>"), std::string::npos);
+  EXPECT_NE(page.find("<td>--lr</td><td>0.008</td>"), std::string::npos);
+  for (const char* part : {"null", "--share", "--init", "--contigs"}) {
+    EXPECT_EQ(page.find(part), std::string::npos) << part;
+  }
+}
+
 TEST(ReportPage, LongCurvesAreThinned) {
   const std::string page = report_page("r", record_of_a_run(), metrics_of_a_run());
   EXPECT_LT(page.size(), 200000U);
@@ -256,6 +272,30 @@ TEST(SvgPlot, FocusFitsTheAxisToTheLaterCurve) {
   plot.focus = true;
   // 2 and 3 span the frame, as if the first point were not there
   EXPECT_NE(draw_plot(plot).find("L406.0 240.9 L742.0 23.1 "), std::string::npos);
+}
+
+TEST(SvgPlot, TheAxisFitsThePointsThatAreToFit) {
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.series.push_back({.label = "a", .points = {{0, 1000, 0, 0, false}, {5, 2, 0, 0}}});
+  plot.series.push_back({.label = "b", .points = {{0, 900, 0, 0, false}, {10, 3, 0, 0}}});
+  const std::string svg = draw_plot(plot);
+  EXPECT_NE(svg.find("L406.0 240.9 "), std::string::npos) << svg;
+  EXPECT_NE(svg.find("L742.0 23.1 "), std::string::npos) << svg;
+  // where none is to fit, all are
+  for (PlotSeries& series : plot.series) series.points.resize(1);
+  EXPECT_NE(draw_plot(plot).find(">1000<"), std::string::npos);
+}
+
+TEST(SvgPlot, TooltipsCountInWholeNumbers) {
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.x_scale = PlotScale::kLog2;
+  plot.series.push_back({.label = "a",
+                         .points = {{2.44948974, 1, 0, 0}, {2965820.6, 2, 0, 0}},
+                         .colour = 0,
+                         .markers = true});
+  const std::string svg = draw_plot(plot);
+  EXPECT_NE(svg.find("<title>a: 1 at 2</title>"), std::string::npos);
+  EXPECT_NE(svg.find("<title>a: 2 at 2,965,821</title>"), std::string::npos);
 }
 
 TEST(SvgPlot, GapsAndConstantsAreDrawn) {
