@@ -312,6 +312,7 @@ TEST(TrainingRuns, LeaveAReportAndEventFiles) {
     EXPECT_TRUE(contains(page, part));
   }
   EXPECT_EQ(event_files(folder / "run"), 1);
+  EXPECT_EQ(slurp(folder / "run" / "lock"), "") << "as docs/training.md has it";
   const Json record = parse_json(slurp(folder / "run" / "run.json"), "run.json");
   EXPECT_TRUE(record.at("results").at("finished").get<bool>());
   // the contigs' losses make up that of the whole
