@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <utility>
 
 #include "libmamba/baseline_kmer.h"
 #include "libmamba/core/file.h"
@@ -73,6 +74,7 @@ class Finetuning {
       const Json& state = checkpoint->trainer_state;
       next_draw_ = state.at("next_draw").get<uint64_t>();
       tokens_ = state.at("tokens").get<int64_t>();
+      steps_of_line_ = StepsOfLine::load(state);
       if (!state.at("best_loss").is_null()) best_loss_ = state.at("best_loss").get<double>();
     }
     const OptimizerOptions optimizer = options_.training.optimizer(steps_);
@@ -191,27 +193,30 @@ class Finetuning {
   }
 
   StepReport step(Trainer& trainer) {
+    const double seconds_before = feed_->step_seconds();
     const StepReport report = feed_->step(trainer);
     next_draw_ = feed_->next_draw();
     tokens_ += feed_->step_tokens();
     job_.record.add_bases(feed_->step_tokens());
-    job_.progress.add(options_.batch);
+    job_.progress.add(options_.batch, feed_->step_seconds() - seconds_before);
     return report;
   }
 
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
     job_.progress.set_note(step_note(report));
+    steps_of_line_.add(report);
     if (report.skipped) {
       log_line(job_.log, LogLevel::kWarning,
                concat("step ", report.step, ": the gradient was not finite; update skipped"));
     }
     const bool last = report.step == steps_;
     if (report.step % options_.training.log_every == 0 || last) {
-      const double seconds = std::max(1e-9, job_.progress.seconds());
-      Json line = step_metrics(report, tokens_, static_cast<double>(job_.record.bases()) / seconds,
-                               ctx_->device());
+      const double seconds = feed_->step_seconds();
+      const double rate = speed_.next(static_cast<double>(job_.record.bases()), seconds);
+      Json line =
+          step_metrics(report, std::exchange(steps_of_line_, {}), tokens_, rate, ctx_->device());
       line.erase("bits_per_base");  // a loss over labels, not bases
-      line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
+      line["input_wait"] = wait_share_.next(feed_->waited_seconds(), seconds);
       idle_share_->add_to(line);
       run.metrics(line);
     }
@@ -274,12 +279,12 @@ class Finetuning {
   }
 
   void save(TrainingRun& run, const Trainer& trainer) {
-    run.save(trainer,
-             {{"next_draw", next_draw_},
-              {"tokens", tokens_},
-              {"best_loss", best_loss_ ? Json(*best_loss_) : Json()},
-              {kSegment, plan_.segment}},
-             options_.training.keep);
+    Json state = {{"next_draw", next_draw_},
+                  {"tokens", tokens_},
+                  {"best_loss", best_loss_ ? Json(*best_loss_) : Json()},
+                  {kSegment, plan_.segment}};
+    steps_of_line_.save(state);
+    run.save(trainer, std::move(state), options_.training.keep);
     if (valid_.empty()) run.publish(trainer);
   }
 
@@ -363,7 +368,9 @@ class Finetuning {
   ModelConfig config_;  // with its head
   FinetunePlan plan_;
   std::optional<FinetuneFeed> feed_;
-  WaitShare wait_share_;
+  StepsOfLine steps_of_line_;
+  RatioSince speed_;
+  RatioSince wait_share_;
   std::optional<IdleShare> idle_share_;
   uint64_t next_draw_ = 0;
   int64_t tokens_ = 0;

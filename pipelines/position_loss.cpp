@@ -22,6 +22,8 @@ namespace gmamba {
 namespace {
 
 constexpr double kNatsPerBit = 0.69314718055994530942;
+/// A chart's scale is made for points whose interval reaches at most this far, in bits per base.
+constexpr double kNarrowBits = 0.02;
 
 /// Half the width of the central 95% of Student's t, in deviations.
 double student_95(int64_t freedom) {
@@ -76,7 +78,40 @@ std::vector<std::vector<std::string>> rows_of(const std::vector<PositionBin>& bi
 PlotPoint point_of(const PositionBin& bin, const Interval95& interval) {
   const double middle = std::sqrt(static_cast<double>(bin.from) * static_cast<double>(bin.to));
   return {middle, interval.mean / kNatsPerBit, interval.low / kNatsPerBit,
-          interval.high / kNatsPerBit};
+          interval.high / kNatsPerBit, bin.loss.bases() >= kBlockBases};
+}
+
+/// How far the interval of a point reaches; infinite where there is none.
+double reach(const PlotPoint& point) {
+  const double half = (point.high - point.low) / 2;
+  return std::isfinite(half) ? half : std::numeric_limits<double>::infinity();
+}
+
+/// The first bins rest on few bases and differ by ten times what is to be seen: the axis is made
+/// for the points of a block's bases or more with narrow intervals (or, of a small input, up to
+/// twice the narrowest). What is left out is said in the note that comes back, "" for nothing.
+std::string fit_narrow(Plot& plot) {
+  size_t wide = 0, points = 0;
+  double limit = kNarrowBits;
+  for (PlotSeries& series : plot.series) {
+    double narrowest = std::numeric_limits<double>::infinity();
+    for (const PlotPoint& point : series.points) {
+      if (point.fit) narrowest = std::min(narrowest, reach(point));
+    }
+    if (std::isfinite(narrowest)) limit = std::max(limit, 2 * narrowest);
+  }
+  for (PlotSeries& series : plot.series) {
+    for (PlotPoint& point : series.points) {
+      point.fit = point.fit && reach(point) <= limit;
+      wide += point.fit ? 0 : 1;
+      ++points;
+    }
+  }
+  if (wide == 0 || wide == points) return {};
+  return concat("<p>The scale fits the points of at least ", format_count(kBlockBases),
+                " bases whose interval reaches at most ", format_number(limit, 2),
+                " bits per base to either side; the other ", wide, " of the ", points,
+                " points are cut off where they lie outside. The table has all.</p>\n");
 }
 
 }  // namespace
@@ -388,11 +423,13 @@ std::string position_page(const std::string& model, const std::vector<PositionBi
   curve.series.push_back(std::move(whole));
   if (limit > 0) curve.series.push_back(std::move(less));
   gain.series.push_back(std::move(paired));
+  const std::string curve_note = fit_narrow(curve);
+  const std::string gain_note = fit_narrow(gain);
   std::string body = concat("<h1>", html_escape(model),
                             "</h1>\n<p>Loss against the bases read since the model's state "
                             "was empty. Shaded: 95% intervals over blocks of at most ",
-                            kBlockBases, " bases.</p>\n", draw_plot(curve));
-  if (limit > 0) body += draw_plot(gain);
+                            kBlockBases, " bases.</p>\n", draw_plot(curve), curve_note);
+  if (limit > 0) body += draw_plot(gain) + gain_note;
   return html_page(concat(model, " - loss by context"),
                    body + html_table(rows_of(bins, limit > 0)));
 }

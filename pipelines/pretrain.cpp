@@ -21,8 +21,12 @@
 namespace gmamba {
 namespace {
 
-/// Held-out bases read at an evaluation during training; the last one reads all of them.
-constexpr int64_t kEvaluationBases = 1 << 20;
+/// Held-out bases in the sample that each evaluation reads, the last among them; that one reads all
+/// the others too.
+constexpr int64_t kSampleBases = 1 << 20;
+/// Splits of metrics.jsonl: the sample, and at the end all that is held out.
+constexpr const char* kValid = "valid";
+constexpr const char* kValidAll = "valid_all";
 /// Contigs whose held-out loss is listed.
 constexpr size_t kContigsListed = 200;
 /// PretrainPlan::computed in a checkpoint.
@@ -93,31 +97,39 @@ int64_t recorded_cut(const PretrainOptions& options) {
   return state ? state->value(kComputed, int64_t{0}) : 0;
 }
 
-std::vector<Interval> at_most(const std::vector<Interval>& intervals, int64_t bases) {
+/// One in so many intervals is in the sample: evenly spread, so that every genome has its part.
+size_t sample_stride(const std::vector<Interval>& intervals) {
   int64_t total = 0;
   for (const Interval& interval : intervals) total += interval.length();
-  if (total <= bases) return intervals;
-  // evenly spread, so that every genome has its part
-  std::vector<Interval> some;
-  const auto every = static_cast<size_t>((total + bases - 1) / bases);
-  for (size_t i = 0; i < intervals.size(); i += every) some.push_back(intervals[i]);
-  return some;
+  return static_cast<size_t>(std::max<int64_t>(1, (total + kSampleBases - 1) / kSampleBases));
 }
 
-/// What is held out: all of it, and each contig of it by (file, contig).
+/// Of held-out bases: all of them together, and each contig's by (file, contig).
 struct HeldOutLoss {
   LossTotals total;
   std::map<std::pair<int32_t, int32_t>, LossTotals> contigs;
+
+  void add(const Interval& interval, const LossTotals& totals) {
+    total += totals;
+    contigs[{interval.file, interval.contig}] += totals;
+  }
 };
 
-HeldOutLoss evaluate(Context& ctx, const Model& model, const Genome& genome,
-                     const Tokenizer& tokenizer, const std::vector<Interval>& intervals,
-                     int64_t segment) {
-  HeldOutLoss loss;
-  for (const Interval& interval : intervals) {
-    const LossTotals totals = stream_loss(ctx, model, genome, tokenizer, interval, segment);
-    loss.total += totals;
-    loss.contigs[{interval.file, interval.contig}] += totals;
+/// Each stretch is read once; the sums of the sample are those of an evaluation of it alone.
+struct Evaluation {
+  HeldOutLoss sample;
+  HeldOutLoss all;  ///< empty where the sample alone was read
+};
+
+Evaluation evaluate(Context& ctx, const Model& model, const Genome& genome,
+                    const Tokenizer& tokenizer, const std::vector<Interval>& intervals,
+                    int64_t segment, bool all) {
+  Evaluation loss;
+  const size_t stride = sample_stride(intervals);
+  for (size_t i = 0; i < intervals.size(); i += all ? 1 : stride) {
+    const LossTotals totals = stream_loss(ctx, model, genome, tokenizer, intervals[i], segment);
+    if (i % stride == 0) loss.sample.add(intervals[i], totals);
+    if (all) loss.all.add(intervals[i], totals);
   }
   return loss;
 }
@@ -184,6 +196,7 @@ class Pretraining {
     idle_share_.emplace(ctx_->device());
     feed_.emplace(*ctx_, config_, *genome_, *tokenizer_, split_, options_, plan_,
                   checkpoint ? checkpoint->step : 0, checkpoint ? &*checkpoint : nullptr);
+    if (checkpoint) steps_of_line_ = StepsOfLine::load(checkpoint->trainer_state);
     const OptimizerOptions optimizer = options_.training.optimizer(plan_.steps);
     Trainer trainer = checkpoint ? Trainer(*ctx_, std::move(*checkpoint), optimizer)
                                  : Trainer(*ctx_, first_model(), optimizer);
@@ -239,33 +252,34 @@ class Pretraining {
 
   StepReport step(Trainer& trainer) {
     const int64_t before = feed_->tokens();
+    const double seconds_before = feed_->step_seconds();
     const StepReport report = feed_->step(trainer);
     job_.record.add_bases(feed_->tokens() - before);
-    job_.progress.add(feed_->tokens() - before);
+    job_.progress.add(feed_->tokens() - before, feed_->step_seconds() - seconds_before);
     return report;
   }
 
   void after_step(TrainingRun& run, const Trainer& trainer, const StepReport& report) {
     job_.progress.set_note(step_note(report));
+    steps_of_line_.add(report);
     if (report.skipped) {
       log_line(job_.log, LogLevel::kWarning,
                concat("step ", report.step, ": the gradient was not finite; update skipped"));
     }
     const bool last = report.step == plan_.steps;
     if (report.step % options_.training.log_every == 0 || last) {
-      const double seconds = job_.progress.seconds();
-      const double rate = seconds > 0 ? static_cast<double>(job_.record.bases()) / seconds : 0;
-      Json line = step_metrics(report, feed_->tokens(), rate, ctx_->device());
+      const double seconds = feed_->step_seconds();
+      const double rate = speed_.next(static_cast<double>(job_.record.bases()), seconds);
+      Json line = step_metrics(report, std::exchange(steps_of_line_, {}), feed_->tokens(), rate,
+                               ctx_->device());
       line["context"] = feed_->context();
-      line["input_wait"] = wait_share_.since(feed_->step_seconds(), feed_->waited_seconds());
+      line["input_wait"] = wait_share_.next(feed_->waited_seconds(), seconds);
       idle_share_->add_to(line);
       run.metrics(line);
     }
     if (report.step % options_.training.eval_interval(plan_.steps) == 0 && !last) {
       if (!split_.valid.empty()) {
-        write_evaluation(run, report.step,
-                         evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_,
-                                  at_most(split_.valid, kEvaluationBases), plan_.last().segment));
+        write_evaluation(run, report.step, kValid, evaluate_held_out(trainer, false).sample);
       }
       run.report(job_.record);
     }
@@ -274,11 +288,17 @@ class Pretraining {
     if ((due && !report.skipped) || last) save(run, trainer);
   }
 
-  void write_evaluation(TrainingRun& run, int64_t step, const HeldOutLoss& loss) {
+  Evaluation evaluate_held_out(const Trainer& trainer, bool all) {
+    return evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_, split_.valid,
+                    plan_.last().segment, all);
+  }
+
+  void write_evaluation(TrainingRun& run, int64_t step, const std::string& split,
+                        const HeldOutLoss& loss) {
     const LossTotals& totals = loss.total;
     const double bits = totals.mean() * kBitsPerNat;
     run.metrics({{"step", step},
-                 {"split", "valid"},
+                 {"split", split},
                  {"time", unix_time()},
                  {"tokens", feed_->tokens()},
                  {"loss", totals.mean()},
@@ -289,13 +309,17 @@ class Pretraining {
                  {"contigs", contigs_json(*genome_, loss)},
                  {"contigs_left_out",
                   loss.contigs.size() - std::min(loss.contigs.size(), kContigsListed)}});
+    if (split != kValid) return;  // finish() says it beside the baselines
     log_line(job_.log, LogLevel::kInfo,
-             concat("step ", step, ": held-out bits per base ", format_number(bits, 5)));
+             concat("step ", step, ": held-out bits per base ", format_number(bits, 5), " (",
+                    sample_stride(split_.valid) > 1 ? "a sample, " : "", format_count(totals.count),
+                    " bases)"));
   }
 
   void save(TrainingRun& run, const Trainer& trainer) {
     Json state = feed_->state();
     state[kComputed] = plan_.computed;
+    steps_of_line_.save(state);
     run.save(trainer, std::move(state), options_.training.keep, feed_->carried());
     run.publish(trainer);
   }
@@ -314,11 +338,13 @@ class Pretraining {
     record.set_result("peak_device_memory_bytes",
                       ctx_->backend().peak_allocated_bytes(ctx_->device().index));
     if (!split_.valid.empty()) {
-      const HeldOutLoss loss = evaluate(*ctx_, trainer.model(), *genome_, *tokenizer_, split_.valid,
-                                        plan_.last().segment);
-      const LossTotals& totals = loss.total;
+      // those of a process that was killed, or had finished the run
+      run.drop_metrics({kValid, kValidAll}, trainer.step());
+      const Evaluation loss = evaluate_held_out(trainer, true);
+      const LossTotals& totals = loss.all.total;
       const double bits = totals.mean() * kBitsPerNat;
-      write_evaluation(run, trainer.step(), loss);
+      write_evaluation(run, trainer.step(), kValid, loss.sample);
+      write_evaluation(run, trainer.step(), kValidAll, loss.all);
       record.set_result("held_out_bits_per_base", bits);
       record.set_result("held_out_bases", totals.count);
       const std::vector<int> orders = {3, 11};
@@ -348,7 +374,9 @@ class Pretraining {
   PretrainPlan plan_;
   ModelConfig config_;
   std::optional<PretrainFeed> feed_;
-  WaitShare wait_share_;
+  StepsOfLine steps_of_line_;
+  RatioSince speed_;
+  RatioSince wait_share_;
   std::optional<IdleShare> idle_share_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "libmamba/core/text.h"
 
@@ -11,6 +12,7 @@ namespace {
 
 constexpr double kBarSeconds = 0.2;
 constexpr double kPlainSeconds = 10;
+constexpr double kRateSeconds = 10;  // least stretch of work that the rate of a bar is of
 constexpr int kBarWidth = 24;
 
 double seconds_between(std::chrono::steady_clock::time_point from,
@@ -43,14 +45,17 @@ void Progress::start(std::string_view what, std::string_view unit, int64_t total
   total_ = total;
   done_ = 0;
   fraction_ = -1;
+  worked_.reset();
+  from_ = next_from_ = {};
   active_ = true;
   shown_ = false;
   started_ = last_ = Clock::now();
 }
 
-void Progress::add(int64_t amount) {
+void Progress::add(int64_t amount, std::optional<double> seconds) {
   const std::lock_guard<std::mutex> lock(mutex_);
   done_ += amount;
+  if (seconds) worked_ = worked_.value_or(0) + *seconds;
   report();
 }
 
@@ -80,16 +85,24 @@ int64_t Progress::done() const {
   return done_;
 }
 
-double Progress::seconds() const {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  return seconds_between(started_, Clock::now());
-}
-
 double Progress::fraction() const {
   if (fraction_ >= 0) {
     return fraction_;
   }
   return total_ > 0 ? static_cast<double>(done_) / static_cast<double>(total_) : -1;
+}
+
+/// `seconds`: of work, so far.
+double Progress::next_rate(double seconds, bool bar) {
+  const double span = seconds - from_.seconds;
+  const double rate = span > 0 ? static_cast<double>(done_ - from_.done) / span : 0;
+  const Mark now{done_, seconds};
+  if (!bar) {
+    from_ = now;
+  } else if (seconds - next_from_.seconds >= kRateSeconds) {
+    from_ = std::exchange(next_from_, now);
+  }
+  return rate;
 }
 
 void Progress::report() {
@@ -103,8 +116,9 @@ void Progress::report() {
   }
   last_ = now;
   shown_ = true;
-  const std::string text =
-      line(what_, unit_, done_, fraction(), seconds_between(started_, now), note_, bar);
+  const double seconds = seconds_between(started_, now);
+  const double rate = next_rate(worked_.value_or(seconds), bar);
+  const std::string text = line(what_, unit_, {done_, fraction(), rate, seconds}, note_, bar);
   if (bar) {
     sink_->progress_bar(text);
   } else {
@@ -112,8 +126,9 @@ void Progress::report() {
   }
 }
 
-std::string Progress::line(std::string_view what, std::string_view unit, int64_t done,
-                           double fraction, double seconds, std::string_view note, bool bar) {
+std::string Progress::line(std::string_view what, std::string_view unit, const State& state,
+                           std::string_view note, bool bar) {
+  const double fraction = state.fraction;
   std::string out(what);
   if (fraction >= 0) {
     const double share = std::min(fraction, 1.0);
@@ -123,12 +138,10 @@ std::string Progress::line(std::string_view what, std::string_view unit, int64_t
     }
     out += concat(" ", std::lround(share * 100), "%");
   }
-  out += concat(" ", format_short(static_cast<double>(done)), " ", unit);
-  if (seconds > 0) {
-    out += concat(", ", format_short(static_cast<double>(done) / seconds), " ", unit, "/s");
-  }
+  out += concat(" ", format_short(static_cast<double>(state.done)), " ", unit);
+  if (state.rate > 0) out += concat(", ", format_short(state.rate), " ", unit, "/s");
   if (fraction > 0 && fraction < 1) {
-    out += concat(", ", format_duration(seconds / fraction * (1 - fraction)), " left");
+    out += concat(", ", format_duration(state.seconds / fraction * (1 - fraction)), " left");
   }
   if (!note.empty()) {
     out += concat(", ", note);

@@ -81,7 +81,27 @@ Json newest(const std::vector<Json>& metrics, std::string_view split) {
   return {};
 }
 
-/// Training as a line with the spread of what it averages, held-out as dots.
+/// The newest line about held-out bases: that of all of them where the run has ended with one.
+Json newest_held_out(const std::vector<Json>& metrics) {
+  const Json sample = newest(metrics, "valid");
+  const Json all = newest(metrics, "valid_all");
+  const bool older = number(all, "step") < number(sample, "step");
+  return all.is_null() || older ? sample : all;
+}
+
+/// Of a run whose evaluations read a sample, and the last one all.
+bool has_both(const std::vector<Json>& metrics) {
+  const double sample = number(newest(metrics, "valid"), "bases");
+  const double all = number(newest(metrics, "valid_all"), "bases");
+  return std::isfinite(sample) && std::isfinite(all) && sample != all;
+}
+
+std::string bases_of(const std::vector<Json>& metrics, std::string_view split) {
+  return concat(count_text(number(newest(metrics, split), "bases")), " bases");
+}
+
+/// Training as a line, with the spread of the lines of metrics.jsonl where a point averages some;
+/// held-out as dots.
 Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
                  const std::string& unit, std::string_view key) {
   Plot plot{.title = title, .x_label = "tokens", .y_label = unit, .series = {}, .levels = {}};
@@ -91,11 +111,21 @@ Plot both_splits(const std::vector<Json>& metrics, const std::string& title,
                          .colour = 0,
                          .markers = false,
                          .band = true});
-  plot.series.push_back({.label = "held out",
-                         .points = thin_points(curve(metrics, "valid", key), kPointsDrawn),
-                         .colour = 1,
-                         .markers = true,
-                         .band = false});
+  const bool both = has_both(metrics);
+  plot.series.push_back(
+      {.label = both ? concat("held out, a sample of ", bases_of(metrics, "valid")) : "held out",
+       .points = thin_points(curve(metrics, "valid", key), kPointsDrawn),
+       .colour = 1,
+       .markers = true,
+       .band = false});
+  if (both) {
+    plot.series.push_back(
+        {.label = concat("all that is held out, ", bases_of(metrics, "valid_all")),
+         .points = curve(metrics, "valid_all", key),
+         .colour = 2,
+         .markers = true,
+         .band = false});
+  }
   return plot;
 }
 
@@ -135,6 +165,22 @@ std::string memory_curves(const std::vector<Json>& metrics) {
   return draw_plot(plot);
 }
 
+/// Tokens of the run by the time that they took at the speed of each line; 0 where no line has one.
+double mean_speed(const std::vector<Json>& metrics) {
+  double tokens = 0, seconds = 0, before = 0;
+  for (const Json& line : metrics) {
+    if (!is_split(line, "train")) continue;
+    const double now = number(line, "tokens");
+    const double rate = number(line, "tokens_per_second");
+    const double more = now - before;
+    if (std::isfinite(now)) before = now;
+    if (!(rate > 0) || !(more > 0)) continue;
+    tokens += more;
+    seconds += more / rate;
+  }
+  return seconds > 0 ? tokens / seconds : 0;
+}
+
 // ---- baselines
 
 struct Baseline {
@@ -156,11 +202,38 @@ std::vector<Baseline> baselines(const Json& results) {
   return found;
 }
 
+/// What the curves are of, as far as the lines say.
+std::string curves_note(const std::vector<Json>& metrics) {
+  double most_steps = 0;
+  size_t lines = 0;
+  for (const Json& line : metrics) {
+    if (!is_split(line, "train")) continue;
+    ++lines;
+    if (const double steps = number(line, "steps"); steps > most_steps) most_steps = steps;
+  }
+  std::string note =
+      "The axes of bits, loss and accuracy fit what comes after the first tenth of "
+      "the run. ";
+  if (most_steps > 1) {
+    note += concat(
+        "Training loss, bits and accuracy are means over the steps since the point "
+        "before, up to ",
+        count_text(most_steps),
+        "; learning rate and gradient norm are those of the last of them. ");
+  } else if (most_steps == 1) {
+    note += "A training point is a step. ";
+  }
+  if (lines > kPointsDrawn) {
+    note +=
+        concat("Of ", count_text(static_cast<double>(lines)), " such points ", kPointsDrawn,
+               " means of neighbours are drawn, shaded from the least to the largest of them. ");
+  }
+  return note;
+}
+
 std::string curves(const Json& record, const std::vector<Json>& metrics) {
   if (metrics.empty()) return {};
-  std::string html =
-      "<p>The axes of bits, loss and accuracy fit what comes after the first tenth of the run; "
-      "shaded is the spread of the steps that a point averages.</p>\n";
+  std::string html = concat("<p>", curves_note(metrics), "</p>\n");
   if (any_drawn(curve(metrics, "train", "bits_per_base"))) {
     Plot bits = both_splits(metrics, "Bits per base", "bits per base", "bits_per_base");
     for (const Baseline& baseline : baselines(member(record, "results"))) {
@@ -173,7 +246,7 @@ std::string curves(const Json& record, const std::vector<Json>& metrics) {
   html += "<div class=\"pair\">\n";
   html += one_curve(metrics, "Learning rate", "learning rate", "learning_rate", 2);
   html += one_curve(metrics, "Gradient norm, before clipping", "norm", "gradient_norm", 3);
-  html += one_curve(metrics, "Speed", "tokens per second", "tokens_per_second", 0);
+  html += one_curve(metrics, "Speed of training", "tokens per second", "tokens_per_second", 0);
   html += memory_curves(metrics);
   html += one_curve(metrics, "Waiting for input", "share of the time", "input_wait", 4);
   html += one_curve(metrics, "GPU idle", "share of the time", "gpu_idle", 5);
@@ -184,11 +257,15 @@ std::string curves(const Json& record, const std::vector<Json>& metrics) {
 // ---- tables
 
 std::string held_out_table(const Json& record, const std::vector<Json>& metrics) {
-  const Json last = newest(metrics, "valid");
+  const Json last = newest_held_out(metrics);
   const Json& results = member(record, "results");
   std::string html;
   if (std::isfinite(number(last, "bits_per_base"))) {
-    std::vector<std::vector<std::string>> rows = {{"on the held-out bases", "bits per base"}};
+    const double bases = number(last, "bases");
+    std::vector<std::vector<std::string>> rows = {
+        {std::isfinite(bases) ? concat("on ", count_text(bases), " held-out bases")
+                              : std::string("on the held-out bases"),
+         "bits per base"}};
     rows.push_back({concat("this model, step ", count_text(number(last, "step"))),
                     figure_text(number(last, "bits_per_base"), 5)});
     for (const Baseline& baseline : baselines(results)) {
@@ -213,7 +290,7 @@ std::string held_out_table(const Json& record, const std::vector<Json>& metrics)
 }
 
 std::string contig_table(const std::vector<Json>& metrics) {
-  const Json last = newest(metrics, "valid");
+  const Json last = newest_held_out(metrics);
   const Json& contigs = member(last, "contigs");
   if (!contigs.is_array() || contigs.empty()) return {};
   std::vector<std::vector<std::string>> rows = {
@@ -295,13 +372,14 @@ std::string origin(const Json& record) {
   if (options.is_object() && !options.empty()) {
     std::vector<std::vector<std::string>> all = {{"option", "value"}};
     for (const auto& [key, value] : options.items()) {
+      const bool text = value.is_string();
+      if (value.is_null() || (text ? value.get<std::string>().empty() : value.empty())) continue;
       all.push_back(
-          {concat("--", key), value.is_string()
-                                  ? value.get<std::string>()
-                                  : value.dump(-1, ' ', false, Json::error_handler_t::replace)});
+          {concat("--", key), text ? value.get<std::string>()
+                                   : value.dump(-1, ' ', false, Json::error_handler_t::replace)});
     }
-    html += concat("<details><summary>All options, as resolved</summary>\n", html_table(all),
-                   "</details>\n");
+    html += concat("<details><summary>All options that have a value, as resolved</summary>\n",
+                   html_table(all), "</details>\n");
   }
   return html;
 }
@@ -314,7 +392,7 @@ void tile(std::string& html, std::string_view name, const std::string& value) {
 
 std::string summary(const Json& record, const std::vector<Json>& metrics) {
   const Json train = newest(metrics, "train");
-  const Json valid = newest(metrics, "valid");
+  const Json valid = newest_held_out(metrics);
   const Json& results = member(record, "results");
   const double planned = number(results, "planned_steps");
   std::string html = "<div class=\"tiles\">\n";
@@ -322,11 +400,17 @@ std::string summary(const Json& record, const std::vector<Json>& metrics) {
   if (std::isfinite(planned)) steps += concat(" of ", count_text(planned));
   tile(html, "steps", steps);
   tile(html, "tokens", count_text(number(train, "tokens")));
-  tile(html, "held-out bits per base", figure_text(number(valid, "bits_per_base"), 5));
+  const bool both = has_both(metrics);
+  tile(html, both ? "bits per base, all that is held out" : "held-out bits per base",
+       figure_text(number(valid, "bits_per_base"), 5));
+  if (both) {
+    tile(html, "bits per base, the sample of each evaluation",
+         figure_text(number(newest(metrics, "valid"), "bits_per_base"), 5));
+  }
   tile(html, "held-out loss", figure_text(number(valid, "loss"), 4));
   tile(html, "held-out accuracy", figure_text(number(valid, "accuracy"), 4));
-  const double rate = number(train, "tokens_per_second");
-  tile(html, "tokens per second", std::isfinite(rate) ? format_short(rate) : "");
+  const double rate = mean_speed(metrics);
+  tile(html, "tokens per second, mean of all steps", rate > 0 ? format_short(rate) : "");
   const double skipped = number(results, "skipped_steps");
   if (skipped > 0) tile(html, "updates skipped (gradient not finite)", count_text(skipped));
   return html + "</div>\n";

@@ -69,9 +69,16 @@ bool find_axes(const Plot& plot, Axis& x, Axis& y) {
   }
   if (xs.low > xs.high) return false;
   const double focus = plot.focus ? xs.low + 0.1 * (xs.high - xs.low) : xs.low;
+  const auto within = [&](const PlotPoint& point) {
+    return drawable(point, plot.x_scale) && point.x >= focus;
+  };
+  const bool all = std::none_of(plot.series.begin(), plot.series.end(), [&](const PlotSeries& s) {
+    return std::any_of(s.points.begin(), s.points.end(),
+                       [&](const PlotPoint& point) { return within(point) && point.fit; });
+  });
   for (const PlotSeries& series : plot.series) {
     for (const PlotPoint& point : series.points) {
-      if (!drawable(point, plot.x_scale) || point.x < focus) continue;
+      if (!within(point) || !(all || point.fit)) continue;
       ys.include(point.y);
       if (has_band(series, point)) {
         ys.include(point.low);
@@ -169,7 +176,8 @@ std::string draw_series(const PlotSeries& series, const Axis& x, const Axis& y, 
     if (series.markers || series.points.size() == 1) {
       dots += concat("<circle class=\"f", series.colour, "\" r=\"3.2\" cx=\"", px, "\" cy=\"", py,
                      "\"><title>", html_escape(series.label), ": ", format_number(point.y, 6),
-                     " at ", format_number(point.x, 9), "</title></circle>\n");
+                     " at ", format_count(std::llround(std::clamp(point.x, -9e18, 9e18))),
+                     "</title></circle>\n");
     }
   }
   svg += concat("<path class=\"line s", series.colour, "\" d=\"", path, "\"/>\n");

@@ -16,10 +16,11 @@ namespace gmamba {
 std::string html_escape(std::string_view text);
 
 struct PlotPoint {
-  double x = 0;
+  double x = 0;  ///< a count (tokens, bases): shown as a whole number
   double y = 0;  ///< not finite: the line is interrupted
   double low = 0;
   double high = 0;  ///< of the band, where the series has one
+  bool fit = true;  ///< the y axis makes room for it, while there is any such point
 };
 
 struct PlotSeries {

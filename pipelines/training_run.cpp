@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "libmamba/core/file.h"
@@ -17,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kFingerprint = "fingerprint";
+constexpr const char* kStepsOfLine = "steps_of_line";
 
 /// The first key at which two records differ, or "".
 std::string first_difference(const Json& was, const Json& now) {
@@ -115,20 +117,30 @@ std::optional<Checkpoint> TrainingRun::checkpoint(Device device) {
             "); give the run's own options and data");
     log_line(log_, LogLevel::kInfo, concat("going on from step ", found->step));
   }
-  cut_metrics(found ? found->step : 0);
+  const int64_t last = found ? found->step : 0;
+  keep_metrics([&](const Json& line) { return line.at("step").get<int64_t>() <= last; });
   events_.emplace(folder_ / "tensorboard", unix_time());
   if (found) events_->restart(unix_time(), found->step + 1);
   return found;
 }
 
-void TrainingRun::cut_metrics(int64_t step) {
+void TrainingRun::drop_metrics(const std::vector<std::string>& splits, int64_t step) {
+  keep_metrics([&](const Json& line) {
+    return line.at("step").get<int64_t>() != step ||
+           std::find(splits.begin(), splits.end(), line.at("split").get<std::string>()) ==
+               splits.end();
+  });
+}
+
+void TrainingRun::keep_metrics(const std::function<bool(const Json&)>& keep) {
+  if (metrics_.is_open()) metrics_.close();
   const fs::path path = folder_ / "metrics.jsonl";
   std::string kept;
   if (fs::exists(path)) {
     for (const std::string& line : split(read_file(path, int64_t{1} << 33), '\n')) {
       if (line.empty()) continue;
       try {
-        if (parse_json(line, "metrics.jsonl").at("step").get<int64_t>() > step) continue;
+        if (!keep(parse_json(line, "metrics.jsonl"))) continue;
       } catch (const std::exception&) {
         continue;  // the last line of a run that was killed while writing it
       }
@@ -167,20 +179,48 @@ double unix_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
-                  Device device) {
+void StepsOfLine::add(const StepReport& report) {
+  ++steps;
+  skipped = skipped || report.skipped;
+  if (std::isfinite(report.loss.loss) && std::isfinite(report.loss.weight)) loss += report.loss;
+}
+
+void StepsOfLine::save(Json& state) const {
+  // finite, and so the same bits when they are read again
+  state[kStepsOfLine] = {
+      {"steps", steps},          {"loss", loss.loss},         {"weight", loss.weight},
+      {"correct", loss.correct}, {"predictions", loss.count}, {"skipped", skipped}};
+}
+
+StepsOfLine StepsOfLine::load(const Json& state) {
+  if (!state.contains(kStepsOfLine)) return {};
+  const Json& from = state[kStepsOfLine];
+  StepsOfLine some;
+  some.steps = from.at("steps").get<int64_t>();
+  some.loss = {from.at("loss").get<double>(), from.at("weight").get<double>(),
+               from.at("correct").get<double>(), from.at("predictions").get<int64_t>()};
+  some.skipped = from.at("skipped").get<bool>();
+  return some;
+}
+
+Json step_metrics(const StepReport& report, const StepsOfLine& steps, int64_t tokens,
+                  double tokens_per_second, Device device) {
   const Backend& backend = backend_for(device.kind);
   const auto finite = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
+  const LossTotals& loss = steps.loss;
+  const double none = std::numeric_limits<double>::quiet_NaN();
+  const double mean = loss.weight > 0 ? loss.mean() : none;
   Json line = {{"step", report.step},
                {"split", "train"},
                {"time", unix_time()},
                {"tokens", tokens},
-               {"loss", finite(report.loss.mean())},
-               {"bits_per_base", finite(report.loss.mean() * kBitsPerNat)},
-               {"accuracy", report.loss.correct / std::max(report.loss.weight, 1e-30)},
+               {"steps", steps.steps},
+               {"loss", finite(mean)},
+               {"bits_per_base", finite(mean * kBitsPerNat)},
+               {"accuracy", loss.weight > 0 ? finite(loss.correct / loss.weight) : Json()},
                {"gradient_norm", finite(report.gradient_norm)},
                {"learning_rate", report.learning_rate},
-               {"skipped", report.skipped},
+               {"skipped", steps.skipped},
                {"tokens_per_second", tokens_per_second},
                {"peak_memory_bytes", process_usage().peak_memory_bytes},
                {"device_memory_bytes", backend.allocated_bytes(device.index)},
@@ -200,10 +240,10 @@ void IdleShare::add_to(Json& line) {
   if (busy) line["gpu_idle"] = 1 - *busy;
 }
 
-double WaitShare::since(double step_seconds, double waited_seconds) {
-  const double seconds = step_seconds - std::exchange(step_seconds_, step_seconds);
-  const double waited = waited_seconds - std::exchange(waited_seconds_, waited_seconds);
-  return seconds > 0 ? waited / seconds : 0;
+double RatioSince::next(double sum, double per) {
+  const double more = sum - std::exchange(sum_, sum);
+  const double more_per = per - std::exchange(per_, per);
+  return more_per > 0 ? more / more_per : 0;
 }
 
 std::string step_note(const StepReport& report) {

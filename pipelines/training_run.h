@@ -10,9 +10,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "libmamba/optimizer.h"
 #include "libmamba/run_checkpoint.h"
@@ -90,6 +92,8 @@ class TrainingRun {
   /// metrics.jsonl back to it and opens it for more.
   std::optional<Checkpoint> checkpoint(Device device);
 
+  /// Takes the lines of these splits at `step` out of metrics.jsonl.
+  void drop_metrics(const std::vector<std::string>& splits, int64_t step);
   /// Appends a line to metrics.jsonl, flushed, and its numbers to the event file.
   void metrics(const Json& line);
   /// Writes a checkpoint with the caller's record (the fingerprint is added).
@@ -101,7 +105,8 @@ class TrainingRun {
   void report(const RunRecord& record) const;
 
  private:
-  void cut_metrics(int64_t step);
+  /// Writes metrics.jsonl again with the whole lines of which this is true, and opens it for more.
+  void keep_metrics(const std::function<bool(const Json&)>& keep);
 
   std::filesystem::path folder_;
   Json fingerprint_;
@@ -112,12 +117,28 @@ class TrainingRun {
   std::optional<EventFile> events_;
 };
 
-/// The line that metrics.jsonl gets for a training step. Memory: `peak_memory_bytes` is the largest
-/// resident set of the process, `device_memory_bytes` what its tensors and scratch take of the
-/// device now, `device_peak_memory_bytes` at most so far; on a GPU `gpu_used_bytes` is what the
-/// driver says is in use of it, by everyone.
-Json step_metrics(const StepReport& report, int64_t tokens, double tokens_per_second,
-                  Device device);
+/// The steps that the next line of metrics.jsonl speaks of. A line need not fall where a checkpoint
+/// does: what was summed goes into it, so that a run that goes on writes the lines of one that was
+/// not interrupted.
+struct StepsOfLine {
+  int64_t steps = 0;
+  LossTotals loss;       ///< of those whose loss is finite
+  bool skipped = false;  ///< the update of any of them
+
+  void add(const StepReport& report);
+  /// Adds them to what a checkpoint keeps of a run, and finds them there (none where it has none).
+  void save(Json& state) const;
+  static StepsOfLine load(const Json& state);
+};
+
+/// The line that metrics.jsonl gets for the steps since the line before: their mean loss and
+/// accuracy over all predictions, and gradient norm and learning rate of the last, `report`.
+/// `tokens_per_second` is the speed of training in them; `tokens` counts from the start of the run.
+/// Memory: `peak_memory_bytes` is the largest resident set of the process, `device_memory_bytes`
+/// what its tensors and scratch take of the device now, `device_peak_memory_bytes` at most so far;
+/// on a GPU `gpu_used_bytes` is what the driver says is in use of it, by everyone.
+Json step_metrics(const StepReport& report, const StepsOfLine& steps, int64_t tokens,
+                  double tokens_per_second, Device device);
 
 /// How long a GPU had nothing to do, as its driver sees it.
 class IdleShare {
@@ -133,15 +154,15 @@ class IdleShare {
   uint64_t since_ = 0;
 };
 
-/// Share of the steps since the last call in which compute waited for input; of the sums over all
-/// steps that a feed keeps.
-class WaitShare {
+/// Ratio of what two sums over all steps have grown by since the last call: tokens to seconds of
+/// steps, seconds of waiting to seconds of steps. 0 where the second has not grown.
+class RatioSince {
  public:
-  double since(double step_seconds, double waited_seconds);
+  double next(double sum, double per);
 
  private:
-  double step_seconds_ = 0;
-  double waited_seconds_ = 0;
+  double sum_ = 0;
+  double per_ = 0;
 };
 
 /// "step 20  loss 1.31  lr 0.008": the note of the progress line.

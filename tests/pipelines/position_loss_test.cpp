@@ -249,5 +249,42 @@ TEST(BlockSums, IntervalsCoverTheTruthAboutNineteenTimesInTwenty) {
   EXPECT_LT(covered, kTrials * 98 / 100);
 }
 
+TEST(PositionPage, TheScaleIsMadeForWhatRestsOnEnoughBases) {
+  // as of one long record: a block a bin, far off; then many blocks, 0.01 bits apart
+  std::vector<PositionBin> bins;
+  for (int k = 0; k < 20; ++k) {
+    PositionBin bin{int64_t{1} << k, (int64_t{2} << k) - 1, {}, {}, {}};
+    const bool early = k < 12;
+    const double nats = early ? 1.1 + 0.5 * (k % 2) : 1.33 + 0.007 * (k % 2);
+    // two records that begin alike are no evidence, though they do not differ
+    const int blocks = k == 0 ? 2 : early ? 1 : 50;
+    for (int b = 0; b < blocks; ++b) {
+      const double around = early ? 0 : b % 2 == 0 ? 0.01 : -0.01;
+      bin.loss.add(100 * (nats + around), 100);
+      bin.limited.add(100 * (nats + around + 0.005), 100);
+      bin.difference.add(100 * (0.005 + around / 10), 100);
+    }
+    bins.push_back(bin);
+  }
+  const std::string page = position_page("m", bins, 512);
+  const std::string first = page.substr(0, page.find("</figure>"));
+  // 1.1 to 1.6 nats are 1.59 to 2.31 bits per base; what counts lies within 1.91 to 1.94
+  for (const char* tick : {">1.6<", ">1.8<", ">2.0<", ">2.2<"}) {
+    EXPECT_EQ(first.find(tick), std::string::npos) << tick;
+  }
+  EXPECT_NE(first.find(">1.920<"), std::string::npos) << first;
+  EXPECT_NE(page.find("the other 24 of the 40 points"), std::string::npos);
+  EXPECT_NE(page.find("the other 12 of the 20 points"), std::string::npos);
+  EXPECT_NE(page.find("all context: 1.58696 at 1<"), std::string::npos)
+      << "what is cut off is drawn too";
+  EXPECT_NE(page.find(" at 2</title>"), std::string::npos);
+  EXPECT_NE(page.find(" at 741,455</title>"), std::string::npos);
+  // of few bases, all that there is
+  bins.resize(12);
+  const std::string few = position_page("m", bins, 512);
+  EXPECT_EQ(few.find("The scale fits"), std::string::npos);
+  EXPECT_NE(few.find(">2.2<"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace gmamba::test

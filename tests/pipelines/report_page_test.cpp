@@ -117,6 +117,55 @@ TEST(ReportPage, ShowsMemoryOfTheDeviceContextAndWaiting) {
   EXPECT_NE(report_page("my run", record_of_a_run(), metrics).find("GPU idle"), std::string::npos);
 }
 
+TEST(ReportPage, TheSpeedAtTheTopIsTheMeanOfTheRun) {
+  std::vector<Json> metrics;
+  // half of the tokens at 1M/s, half at 4M/s: 2000 in 1.25 ms
+  for (const auto& [tokens, rate] : {std::pair{1000, 1e6}, {2000, 4e6}}) {
+    metrics.push_back({{"step", tokens / 1000},
+                       {"split", "train"},
+                       {"tokens", tokens},
+                       {"loss", 1.3},
+                       {"tokens_per_second", rate}});
+  }
+  const std::string page = report_page("r", record_of_a_run(), metrics);
+  EXPECT_NE(page.find("<b>1.6M</b><span>tokens per second, mean of all steps</span>"),
+            std::string::npos);
+}
+
+TEST(ReportPage, ASampleAndAllThatIsHeldOutAreToldApart) {
+  std::vector<Json> metrics = metrics_of_a_run();
+  const Json contigs = metrics.back()["contigs"];
+  metrics.pop_back();
+  const auto evaluated = [&](const char* split, int step, int bases, double bits) {
+    metrics.push_back({{"step", step},
+                       {"split", split},
+                       {"tokens", 1000 * step},
+                       {"loss", bits / 1.4427},
+                       {"bits_per_base", bits},
+                       {"bases", bases},
+                       {"contigs", contigs}});
+  };
+  evaluated("valid", 1000, 5000, 1.9125);
+  evaluated("valid", 2000, 5000, 1.9025);
+  const std::string running = report_page("r", record_of_a_run(), metrics);
+  EXPECT_NE(running.find("<b>1.9025</b><span>held-out bits per base</span>"), std::string::npos);
+  EXPECT_EQ(running.find("all that is held out"), std::string::npos);
+  evaluated("valid_all", 2000, 70000, 1.8875);
+  const std::string page = report_page("r", record_of_a_run(), metrics);
+  expect_well_formed(page);
+  for (const char* part :
+       {"<b>1.8875</b><span>bits per base, all that is held out</span>",
+        "<b>1.9025</b><span>bits per base, the sample of each evaluation</span>",
+        "held out, a sample of 5,000 bases: 1.9025", "all that is held out, 70,000 bases: 1.8875",
+        "<th>on 70,000 held-out bases</th>", "<td>this model, step 2,000</td><td>1.8875</td>"}) {
+    EXPECT_NE(page.find(part), std::string::npos) << part;
+  }
+  EXPECT_EQ(page.find("a sample of 5,000 bases: 1.8875"), std::string::npos);
+  // where the sample is all, there is one result
+  metrics.back()["bases"] = 5000;
+  EXPECT_EQ(report_page("r", record_of_a_run(), metrics).find("a sample of"), std::string::npos);
+}
+
 TEST(ReportPage, IsSelfContainedAndEscapesWhatFilesSay) {
   const std::string page = report_page("<i>&", record_of_a_run(), metrics_of_a_run());
   for (const char* part :
@@ -136,9 +185,46 @@ TEST(ReportPage, IsMadeOfWhateverIsThere) {
   expect_well_formed(report_page("odd", {{"results", 5}, {"options", "no"}}, odd));
 }
 
+TEST(ReportPage, OptionsWithoutAValueAreLeftOut) {
+  Json record = record_of_a_run();
+  record["options"] = {{"lr", 0.008},
+                       {"carry", false},
+                       {"share", nullptr},
+                       {"init", ""},
+                       {"contigs", Json::array()}};
+  const std::string page = report_page("r", record, metrics_of_a_run());
+  expect_well_formed(page);
+  EXPECT_NE(page.find("<td>--carry</td><td>false</td>"), std::string::npos);
+  EXPECT_NE(page.find("<td>--lr</td><td>0.008</td>"), std::string::npos);
+  for (const char* part : {"null", "--share", "--init", "--contigs"}) {
+    EXPECT_EQ(page.find(part), std::string::npos) << part;
+  }
+}
+
 TEST(ReportPage, LongCurvesAreThinned) {
   const std::string page = report_page("r", record_of_a_run(), metrics_of_a_run());
   EXPECT_LT(page.size(), 200000U);
+}
+
+TEST(ReportPage, SaysWhatAPointIsTheMeanOf) {
+  const auto page_of = [](int steps, size_t lines) {
+    std::vector<Json> metrics = metrics_of_a_run();
+    metrics.resize(lines);
+    for (Json& line : metrics) line["steps"] = steps;
+    return report_page("r", record_of_a_run(), metrics);
+  };
+  const auto has = [](const std::string& page, const char* words) {
+    return page.find(words) != std::string::npos;
+  };
+  const std::string thinned = page_of(10, 2000);
+  EXPECT_TRUE(has(thinned, "means over the steps since the point before, up to 10;"));
+  EXPECT_TRUE(has(thinned, "Of 2,000 such points 500 means of neighbours are drawn, shaded"));
+  const std::string short_run = page_of(10, 300);
+  EXPECT_TRUE(has(short_run, "up to 10;"));
+  EXPECT_FALSE(has(short_run, "shaded")) << "nothing is";
+  const std::string each = page_of(1, 300);
+  EXPECT_TRUE(has(each, "A training point is a step."));
+  EXPECT_FALSE(has(each, "means over"));
 }
 
 class ReportFile : public PipelineTest {};
@@ -186,6 +272,30 @@ TEST(SvgPlot, FocusFitsTheAxisToTheLaterCurve) {
   plot.focus = true;
   // 2 and 3 span the frame, as if the first point were not there
   EXPECT_NE(draw_plot(plot).find("L406.0 240.9 L742.0 23.1 "), std::string::npos);
+}
+
+TEST(SvgPlot, TheAxisFitsThePointsThatAreToFit) {
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.series.push_back({.label = "a", .points = {{0, 1000, 0, 0, false}, {5, 2, 0, 0}}});
+  plot.series.push_back({.label = "b", .points = {{0, 900, 0, 0, false}, {10, 3, 0, 0}}});
+  const std::string svg = draw_plot(plot);
+  EXPECT_NE(svg.find("L406.0 240.9 "), std::string::npos) << svg;
+  EXPECT_NE(svg.find("L742.0 23.1 "), std::string::npos) << svg;
+  // where none is to fit, all are
+  for (PlotSeries& series : plot.series) series.points.resize(1);
+  EXPECT_NE(draw_plot(plot).find(">1000<"), std::string::npos);
+}
+
+TEST(SvgPlot, TooltipsCountInWholeNumbers) {
+  Plot plot{.title = "t", .x_label = "x", .y_label = "y", .series = {}, .levels = {}};
+  plot.x_scale = PlotScale::kLog2;
+  plot.series.push_back({.label = "a",
+                         .points = {{2.44948974, 1, 0, 0}, {2965820.6, 2, 0, 0}},
+                         .colour = 0,
+                         .markers = true});
+  const std::string svg = draw_plot(plot);
+  EXPECT_NE(svg.find("<title>a: 1 at 2</title>"), std::string::npos);
+  EXPECT_NE(svg.find("<title>a: 2 at 2,965,821</title>"), std::string::npos);
 }
 
 TEST(SvgPlot, GapsAndConstantsAreDrawn) {

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+/// What a training run says of itself: metrics.jsonl, report.html, event files.
+#include <gtest/gtest.h>
+
+#include "tests/apps/training_fixture.h"
+
+namespace gmamba::test {
+namespace {
+
+TEST(TrainingRecords, ALineIsTheMeanOfItsSteps) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("each", 12), folder).code, 0);
+  const std::string five = logging_every(pretrain_words("five", 12), 5) + " --keep 20";
+  ASSERT_EQ(run(five, folder).code, 0);
+  EXPECT_EQ(training_values(folder / "each", "steps"), std::vector<Json>(12, 1));
+  EXPECT_EQ(training_values(folder / "five", "step"), (std::vector<Json>{5, 10, 12}));
+  EXPECT_EQ(training_values(folder / "five", "steps"), (std::vector<Json>{5, 5, 2}));
+  for (const char* key : {"loss", "accuracy", "bits_per_base"}) {
+    const std::vector<Json> each = training_values(folder / "each", key);
+    const std::vector<Json> means = training_values(folder / "five", key);
+    for (size_t line = 0; line < 3; ++line) {
+      const size_t end = std::min<size_t>(12, 5 * line + 5);
+      double sum = 0;  // each step predicts as many bases
+      for (size_t i = 5 * line; i < end; ++i) sum += each[i].get<double>();
+      EXPECT_NEAR(means[line].get<double>(), sum / static_cast<double>(end - 5 * line), 1e-12)
+          << key << " of line " << line;
+    }
+  }
+  // killed between two lines, and gone on with
+  for (const int64_t last : {3, 5, 11}) {
+    fs::copy(folder / "five", folder / "killed", fs::copy_options::recursive);
+    drop_checkpoints_after(folder / "killed", last);
+    std::string words = five + " --resume";
+    words.replace(words.find("--out five"), 10, "--out killed");
+    ASSERT_EQ(run(words, folder).code, 0);
+    EXPECT_EQ(losses(folder / "killed"), losses(folder / "five")) << "from step " << last;
+    remove_tree(folder / "killed");
+  }
+}
+
+TEST(TrainingRecords, SpeedLeavesOutEvaluationsAndCheckpoints) {
+  const fs::path folder = test_folder();
+  {
+    std::ofstream out(folder / "genome.fa");
+    out << ">c0\n"
+        << random_bases(20000, 7, 0.5) << "\n>c1\n"
+        << random_bases(100000, 8, 0.5) << "\n";
+  }
+  // after each step of 256 tokens an evaluation of 100,000 bases, a report and a checkpoint
+  const Outcome got =
+      run("pretrain --fasta genome.fa --valid-contigs c1 --out run --steps 8 --context 64 "
+          "--batch-tokens 256 --d-model 16 --layers 2 --save-every 1 --log-every 1 --eval-every 1 "
+          "--progress none -q --threads 1",
+          folder);
+  ASSERT_EQ(got.code, 0) << got.err;
+  const std::vector<Json> speed = training_values(folder / "run", "tokens_per_second");
+  const std::vector<Json> time = training_values(folder / "run", "time");
+  ASSERT_EQ(speed.size(), 8U);
+  double training = 0;
+  for (size_t i = 1; i < speed.size(); ++i) training += 256 / speed[i].get<double>();
+  EXPECT_GT(training, 0);
+  EXPECT_LT(training, 0.5 * (time.back().get<double>() - time.front().get<double>()));
+}
+
+TEST(TrainingRecords, SayWhatTheyWaitedForAndWhatMemoryTheyTook) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("run", 6), folder).code, 0);
+  for (const Json& share : training_values(folder / "run", "input_wait")) {
+    EXPECT_GE(share.get<double>(), 0);
+    EXPECT_LE(share.get<double>(), 1);
+  }
+  const Json record = parse_json(slurp(folder / "run" / "run.json"), "run.json");
+  const Json& results = record.at("results");
+  const auto peak = results.at("peak_device_memory_bytes").get<int64_t>();
+  EXPECT_GT(peak, 1000);
+  EXPECT_LE(peak, record.at("peak_memory_bytes").get<int64_t>());
+  EXPECT_GE(results.at("input_wait").get<double>(), 0);
+  for (const Json& now : training_values(folder / "run", "device_memory_bytes")) {
+    EXPECT_GT(now.get<int64_t>(), 1000);
+    EXPECT_LE(now.get<int64_t>(), peak);
+  }
+  // curves of both are on the page and among the scalars of TensorBoard
+  const std::string page = slurp(folder / "run" / "report.html");
+  for (const char* part : {"Waiting for input", "Device memory", "Peak resident memory"}) {
+    EXPECT_TRUE(contains(page, part)) << part;
+  }
+  std::string events;
+  for (const auto& entry : fs::directory_iterator(folder / "run" / "tensorboard")) {
+    events += slurp(entry.path());
+  }
+  for (const char* tag : {"train/input_wait", "train/device_memory_bytes", "train/context"}) {
+    EXPECT_TRUE(contains(events, tag)) << tag;
+  }
+}
+
+TEST(TrainingRecords, LeaveAReportAndEventFiles) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  ASSERT_EQ(run(pretrain_words("run", 15), folder).code, 0);
+  const std::string page = slurp(folder / "run" / "report.html");
+  for (const char* part : {"<svg", "15 of 15", "finished", "order-3 Markov model", "--batch-tokens",
+                           "pretrain --fasta genome.fa --out run", "Held out, by contig"}) {
+    EXPECT_TRUE(contains(page, part));
+  }
+  EXPECT_EQ(event_files(folder / "run"), 1);
+  EXPECT_EQ(slurp(folder / "run" / "lock"), "") << "as docs/training.md has it";
+  const Json record = parse_json(slurp(folder / "run" / "run.json"), "run.json");
+  EXPECT_TRUE(record.at("results").at("finished").get<bool>());
+  // the contigs' losses make up that of the whole
+  const auto lines = split(slurp(folder / "run" / "metrics.jsonl"), '\n');
+  const Json last = parse_json(lines.at(lines.size() - 2), "metrics.jsonl");
+  ASSERT_EQ(last.at("split"), "valid_all");
+  double loss = 0;
+  int64_t bases = 0;
+  for (const Json& contig : last.at("contigs")) {
+    const auto count = contig.at("bases").get<int64_t>();
+    loss += contig.at("loss").get<double>() * static_cast<double>(count);
+    bases += count;
+  }
+  EXPECT_EQ(bases, last.at("bases").get<int64_t>());
+  EXPECT_NEAR(loss / static_cast<double>(bases), last.at("loss").get<double>(), 1e-9);
+}
+
+TEST(TrainingRecords, TheLastEvaluationHasTheSampleOfTheOthersAndAll) {
+  const fs::path folder = test_folder();
+  {
+    std::ofstream out(folder / "genome.fa");
+    for (int contig = 0; contig < 3; ++contig) {
+      out << ">c" << contig << "\n"
+          << random_bases(contig == 0 ? 20000 : 530000, static_cast<uint64_t>(7 + contig), 0.5)
+          << "\n";
+    }
+  }
+  // the same steps, so that both have the same weights after the second
+  const auto words = [](const std::string& name, int steps) {
+    return concat("pretrain --fasta genome.fa --valid-contigs c1,c2 --out ", name, " --steps ",
+                  steps,
+                  " --context 64 --batch-tokens 256 --d-model 8 --layers 1 --eval-every 2 "
+                  "--schedule constant --warmup 1 --progress none --threads 2");
+  };
+  const Outcome two = run(words("two", 2), folder);
+  ASSERT_EQ(two.code, 0) << two.err;
+  EXPECT_TRUE(contains(two.err, "(a sample, 529,999 bases)"));
+  EXPECT_TRUE(contains(two.err, "(1,059,998 bases)"));
+  ASSERT_EQ(run(words("three", 3), folder).code, 0);
+  const Json during = lines_of(folder / "three", "valid").at(0);
+  const std::vector<Json> samples = lines_of(folder / "two", "valid");
+  const std::vector<Json> whole = lines_of(folder / "two", "valid_all");
+  ASSERT_EQ(samples.size(), 1U);
+  ASSERT_EQ(whole.size(), 1U);
+  for (const char* key : {"step", "tokens", "loss", "bits_per_base", "accuracy", "bases", "contigs",
+                          "contigs_left_out"}) {
+    EXPECT_EQ(samples[0].at(key), during.at(key)) << key;
+  }
+  EXPECT_EQ(samples[0].at("contigs").size(), 1U);
+  EXPECT_EQ(whole[0].at("contigs").size(), 2U);
+  EXPECT_EQ(whole[0].at("contigs")[0], samples[0].at("contigs")[0]);
+  EXPECT_EQ(whole[0].at("bases"), 2 * samples[0].at("bases").get<int64_t>());
+  const Json record = parse_json(slurp(folder / "two" / "run.json"), "run.json");
+  EXPECT_EQ(record.at("results").at("held_out_bits_per_base"), whole[0].at("bits_per_base"));
+  EXPECT_TRUE(contains(slurp(folder / "two" / "report.html"), "a sample of 529,999 bases"));
+  std::string events;
+  for (const auto& entry : fs::directory_iterator(folder / "two" / "tensorboard")) {
+    events += slurp(entry.path());
+  }
+  EXPECT_TRUE(contains(events, "valid/bits_per_base"));
+  EXPECT_TRUE(contains(events, "valid_all/bits_per_base"));
+  // a run that had finished evaluates again, and has each line once
+  const std::string before = losses(folder / "two");
+  ASSERT_EQ(run(words("two", 2) + " --resume", folder).code, 0);
+  EXPECT_EQ(losses(folder / "two"), before);
+}
+
+}  // namespace
+}  // namespace gmamba::test
