@@ -16,7 +16,7 @@ constexpr float kDropped = -1e30F;
 /// a relative error of 2e-5. The terms below kWide need x to 16 bits of mantissa. For any z, where
 /// the window lies kFar times its own sum of delta from the start of the walk, the error is within
 /// 2e-5 of what a position at the start adds: it grows as |z|^kTerms, and exp(A S) falls as
-/// exp(-(2 kFar + 1) |z|). That is at one rate and distance; of all sums, 3e-6.
+/// exp(-(2 kFar + 1) |z|). That is at the worst rate and distance.
 /// Smooth2 is for windows that are Smooth3's too.
 struct Smooth2 {
   static constexpr int kTerms = 2, kWide = 1;

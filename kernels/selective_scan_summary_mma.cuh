@@ -14,7 +14,7 @@
 ///         from the tensor cores
 /// Ends    a state is left when exp(A * sum of delta) is below 2^-17 (kForgotten), a warp
 ///         stops when it has left all. What is dropped is 2^-17 of what was there, the polynomials
-///         are within 1e-5, and x is a sum of two bf16 (16 bits): less than a hundredth of what
+///         are within 2e-5, and x is a sum of two bf16 (16 bits): about a hundredth of what
 ///         rounding activations to bf16 costs
 /// Layout  warp: 16 channels x all states of one chunk. Lane 4 g + q prepares positions 4q..4q + 3
 ///         of channels g and g + 8, whose rows lie where that makes its values operands of the
