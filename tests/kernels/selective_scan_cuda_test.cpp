@@ -41,9 +41,9 @@ TEST_F(SelectiveScanCuda, MatchesOracleWhenTimeIsSplit) {
 // Every kernel once or twice, so small that a tool which watches each access of shared memory, some
 // thousand times as slow, still ends in seconds.
 TEST_F(SelectiveScanCuda, MatchesOracleInFewShortChunks) {
-  for (const ScanCase& scan : {ScanCase{1, 200, 64, 8}, ScanCase{1, 200, 64, 16},
-                               ScanCase{1, 200, 32, 32}, ScanCase{1, 200, 16, 64},
-                               ScanCase{1, 150, 9, 11}, ScanCase{1, 150, 9, 40}}) {
+  for (const ScanCase& scan :
+       {ScanCase{1, 200, 64, 8}, ScanCase{1, 200, 64, 16}, ScanCase{1, 200, 32, 32},
+        ScanCase{1, 200, 16, 64}, ScanCase{1, 150, 9, 11}, ScanCase{1, 150, 9, 40}}) {
     {
       SCOPED_TRACE(scan.name() + "_ready");
       expect_ready_matches_oracle(scan);
