@@ -9,6 +9,7 @@
 #include "kernels/cuda_common.cuh"
 #include "kernels/scan_combine.cuh"
 #include "kernels/selective_scan.h"
+#include "kernels/selective_scan_forward_walk.cuh"
 #include "kernels/selective_scan_summary_mma.cuh"
 
 namespace gmamba::cuda::scan {
@@ -108,10 +109,6 @@ inline unsigned grid_of(int64_t blocks) {
 inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
-
-/// Blocks of the outputs' kernel on an SM: 12 warps with 168 registers. A fourth block finds the
-/// exponential unit and the issue slots beside it as busy as they get.
-constexpr int kForwardBlocks = 3;
 
 /// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.04 times as long as
 /// twelve, and their chunks are longer and cheaper to summarise: twelve only where chunks are long.

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 /// CUDA body of the selective scan, forward: outputs in one walk when channels and batch rows fill
 /// the machine; else summaries of chunks, their combination, and the outputs of all chunks.
+#include <optional>
+
 #include "kernels/convert.h"
 #include "kernels/cuda_sequence.h"
 #include "kernels/scan_launch.cuh"
 #include "kernels/selective_scan_forward.cuh"
+#include "kernels/selective_scan_forward_bulk.cuh"
 
 namespace gmamba::cuda {
 namespace {
@@ -151,6 +154,59 @@ void advance(Context& ctx, const SelectiveScanForward& args) {
   }
 }
 
+/// Maps of the arrays of `p` in tiles of a warp; nothing where the copy unit cannot move them.
+template <class T, int kStates, int kSplit>
+std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>& p) {
+  using S = WalkShape<T, kStates, kSplit>;
+  // a tile that sticks out of a chunk would be stored over the next
+  const bool whole = p.chunks == 1 || p.chunk_length % kChunkTile == 0;
+  if (!whole || !has_copy_unit(ctx)) return {};
+  const auto write = [&](const auto& rows, int64_t width, int64_t tile_width, TileMap& map) {
+    return write_tile_map({rows.data, sizeof(T), p.batch, p.length, width, rows.outer, rows.inner,
+                           S::kRows, tile_width},
+                          map);
+  };
+  ForwardMaps maps;
+  const bool reached =
+      write(p.u, p.d_inner, S::kWidth, maps.u) &&
+      write(p.delta, p.d_inner, S::kWidth, maps.delta) &&
+      write(p.z, p.d_inner, S::kWidth, maps.z) && write(p.y, p.d_inner, S::kWidth, maps.y) &&
+      write(p.B, p.d_state, S::kColumns, maps.B) && write(p.C, p.d_state, S::kColumns, maps.C);
+  return reached ? std::optional(maps) : std::nullopt;
+}
+
+/// Starts the outputs' kernel for what `p` says.
+template <class T, int kStates, int kSplit>
+void start_outputs(Context& ctx, const ForwardArgs<T>& p) {
+  const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
+  const int64_t blocks = ceil_div(units, kForwardWarps);
+  // a grid that doesn't fill the machine is spread over all of it
+  const int64_t per_sm = ceil_div(blocks, multiprocessors(ctx));
+  const auto start = [&](auto kernel, int bytes, const auto&... arguments) {
+    bytes =
+        spread(kForwardWarps * bytes, static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
+    start_overlapping(stream_of(ctx), with_shared_memory(kernel, bytes), grid_of(blocks),
+                      kForwardWarps * 32, bytes, p, arguments...);
+  };
+  if (const auto maps = forward_maps<T, kStates, kSplit>(ctx, p)) {
+    auto kernel = scan_forward_bulk_kernel<T, kStates, kSplit, kForwardBlocks>;
+    if (per_sm <= 2) kernel = scan_forward_bulk_kernel<T, kStates, kSplit, 2>;
+    if constexpr (sizeof(T) == 2) {
+      if (p.ready) {
+        kernel = per_sm <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, true>
+                             : scan_forward_bulk_kernel<T, kStates, kSplit, kForwardBlocks, true>;
+      }
+    }
+    start(kernel, ForwardBulkShape<T, kStates, kSplit>::kBytes, *maps);
+    return;
+  }
+  auto kernel = scan_forward_kernel<T, kStates, kSplit>;
+  if constexpr (sizeof(T) == 2) {
+    if (p.ready) kernel = scan_forward_kernel<T, kStates, kSplit, true>;
+  }
+  start(kernel, forward_warp_bytes<T, kStates, kSplit>());
+}
+
 template <class T>
 void forward(Context& ctx, const SelectiveScanForward& args) {
   ForwardArgs<T> p = forward_args<T>(args);
@@ -176,25 +232,8 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     p.start = starts.rows;
     p.start_is_late = true;
   }
-  over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
-    // a grid that doesn't fill the machine is spread over all of it
-    const int64_t per_sm = ceil_div(ceil_div(units, kForwardWarps), multiprocessors(ctx));
-    const int bytes = spread(kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(),
-                             static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
-    // with two blocks on an SM there are registers for more at once
-    constexpr int kUnroll = kStates == 8 ? 8 : 4;
-    auto body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2>
-                            : scan_forward_kernel<T, kStates, kSplit, kUnroll, kForwardBlocks>;
-    if constexpr (sizeof(T) == 2) {
-      if (p.ready) {
-        body = per_sm <= 2 ? scan_forward_kernel<T, kStates, kSplit, 4, 2, true>
-                           : scan_forward_kernel<T, kStates, kSplit, kUnroll, kForwardBlocks, true>;
-      }
-    }
-    start_overlapping(stream_of(ctx), with_shared_memory(body, bytes),
-                      grid_of(ceil_div(units, kForwardWarps)), kForwardWarps * 32, bytes, p);
-  });
+  over_states(p.d_state,
+              [&]<int kStates, int kSplit>() { start_outputs<T, kStates, kSplit>(ctx, p); });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                p.d_state, ", ", p.chunks, " chunks");
 }

@@ -1,52 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The kernel that computes outputs: every warp walks one chunk of time for its channels.
-///   delta = softplus(delta_raw + bias);  h <- exp(delta A) h + delta B u;  y = (C h + D u) silu(z)
-/// Layout  a thread keeps 2 channels x kStates states in registers; kSplit groups of lanes share
-///         the states of a channel, so a warp holds 64 / kSplit channels. Tiles of u, delta, z, B
-///         and C come into shared memory of the warp by asynchronous copies, a tile ahead; B and C
-///         are widened to fp32 there and read as 16-byte broadcasts; y takes the place of u and
-///         leaves in 16-byte pieces. No barrier beyond the warp, so warps run ahead of each other
+/// The kernel of the outputs that any GPU runs and any alignment suits (see
+/// selective_scan_forward_walk.cuh for the equations): every warp walks one chunk of time for its
+/// channels.
+/// Layout  tiles of u, delta, z, B and C come into shared memory of the warp by asynchronous
+///         copies, a tile ahead; B and C are widened to fp32 there and read as 16-byte broadcasts;
+///         y takes the place of u and leaves in 16-byte pieces. No barrier beyond the warp, so
+///         warps run ahead of each other
 /// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
-/// Units   delta in units of log(2), so that exp(delta A) is 2^(delta A); B is widened times
-/// log(2).
-///         Where delta comes ready, A is scaled instead
-/// Floor   exponential unit, d_state + 3 (f32: 4) per channel and position at 16 per clock and SM,
-///         each of which also takes about three issue slots: 2.6 ms for 2^20 positions of 512
-///         channels
 #pragma once
 
 #include "kernels/cuda_overlap.cuh"
-#include "kernels/scan_stage.cuh"
+#include "kernels/selective_scan_forward_walk.cuh"
 
 namespace gmamba::cuda::scan {
-
-constexpr int kForwardWarps = 4;
-
-template <class T>
-struct ForwardArgs {
-  Rows<const T> u, delta, z;  // (B, L, E); z empty: no gate
-  Rows<const T> B, C;         // (B, L, N)
-  const float* A = nullptr;   // (E, N)
-  int64_t A_stride = 0;
-  const float* D = nullptr;     // (E) or empty
-  const float* bias = nullptr;  // (E) or empty
-  bool ready = false;           // delta is behind bias and softplus
-  Rows<const float> start;      // (B * start_per_row, E, N) or empty: zeros
-  int64_t start_per_row = 0;    // at least as many as chunks
-  // true where the kernels that this one may overlap with write `start` and nothing else it reads
-  bool start_is_late = false;
-  Rows<T> y;              // (B, L, E)
-  Rows<float> state_out;  // (B, E, N) or empty
-  Rows<float> saved;      // (B * saved_per_row, E, N) or empty: states on the way
-  int64_t saved_per_row = 0;
-  int64_t saved_every = 0;  // positions between two of them, a multiple of a tile
-  int64_t batch = 0, length = 0;
-  int64_t chunks = 1, chunk_length = 0;
-  int64_t longer = 0;  // chunks that are a tile longer
-  int d_inner = 0, d_state = 0;
-  float open = 0.0F;  // added to a gate: 1 where there is none, for then z is 0
-  Vectors vectors;
-};
 
 /// Where the chunk and the channels of a warp begin in every array; nothing where there is none.
 /// Kept in shared memory and read once per tile: in registers it would cost the third warp of a
@@ -66,48 +32,9 @@ constexpr int forward_warp_bytes() {
          static_cast<int>(sizeof(WarpArrays<T>));
 }
 
-/// One position of two channels; adds to y. kApart: states channel by channel, and outputs behind
-/// all states: the same sums, which the compiler puts in a better order with twelve warps on an SM,
-/// the other way with eight.
-template <int kStates, bool kApart>
-__device__ inline void forward_step(const float (&d)[2], const float (&x)[2], const float* B,
-                                    const float* C, const float (&A)[2][kStates],
-                                    float (&h)[2][kStates], float (&y)[2]) {
-  const auto move = [&](int i, int n, float b) {
-    h[i][n] = fmaf(ex2(d[i] * A[i][n]), h[i][n], x[i] * b);
-  };
-  if constexpr (kApart) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-#pragma unroll
-      for (int n = 0; n < kStates; n += 4) {
-        float b[4];
-        load_shared(B + n, b);
-#pragma unroll
-        for (int k = 0; k < 4; ++k) move(i, n + k, b[k]);
-      }
-    }
-  }
-#pragma unroll
-  for (int n = 0; n < kStates; n += 4) {
-    float b[4];
-    float c[4];
-    if constexpr (!kApart) load_shared(B + n, b);
-    load_shared(C + n, c);
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if constexpr (!kApart) move(i, n + k, b[k]);
-        y[i] = fmaf(c[k], h[i][n + k], y[i]);
-      }
-    }
-  }
-}
-
 /// kReady: delta comes behind bias and softplus, in its own unit.
-template <class T, int kStates, int kSplit, int kUnroll, int kBlocks, bool kReady = false>
-__global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
+template <class T, int kStates, int kSplit, bool kReady = false>
+__global__ void __launch_bounds__(kForwardWarps * 32, kForwardBlocks)
     scan_forward_kernel(const ForwardArgs<T> p) {
   using S = WalkShape<T, kStates, kSplit>;
   using Pair = Packed<T, 2>;
@@ -120,18 +47,13 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int width = (p.d_inner + kWidth - 1) / kWidth;  // groups of channels
-  int64_t unit = static_cast<int64_t>(blockIdx.x) * kForwardWarps + warp;
-  if (unit >= p.batch * p.chunks * width) return;
-  const int first = static_cast<int>(unit % width) * kWidth;  // channel of the warp
-  unit /= width;
-  const int64_t chunk = unit % p.chunks;
-  const int64_t b = unit / p.chunks;
-  const int local = lane % S::kGroups * 2;
-  const int e = first + local;
-  const int n0 = lane / S::kGroups * kStates;
-  const int channels = max(0, min(2, p.d_inner - e));  // of this thread
-  const int states = max(0, min(kStates, p.d_state - n0));
+  const ForwardUnit<T, kStates, kSplit> unit(p, warp);
+  if (!unit.exists) return;
+  const int first = unit.first;
+  const int64_t chunk = unit.chunk;
+  const int64_t b = unit.b;
+  const int64_t begin = unit.begin;
+  const int steps = unit.steps;
   const bool gated = !p.z.empty();
 
   // per stage: u, delta, z [kRows][kWidth]; B, C [kRows][kColumns]. Behind them B and C as fp32.
@@ -144,26 +66,8 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   clear<2 * kStageBytes>(mine, lane);
   __syncwarp();
 
-  float A[2][kStates];
-  float h[2][kStates];
-  float skip[2];
-  float bias[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int ei = min(e + i, p.d_inner - 1);
-    const int count = i < channels ? states : 0;
-    load_states(p.A + ei * p.A_stride + n0, count, p.vectors.states, A[i]);
-#pragma unroll
-    for (int n = 0; n < kStates; ++n) {
-      if constexpr (kReady) A[i][n] *= kLog2e;
-    }
-    // one of the lanes that share a channel adds D u
-    skip[i] = p.D == nullptr || n0 != 0 ? 0.0F : p.D[ei];
-    bias[i] = kReady || p.bias == nullptr ? 0.0F : kLog2e * p.bias[ei];
-  }
+  ForwardLane<T, kStates, kSplit, kReady> walk(p, lane, first);
 
-  const int64_t begin = chunk_begin(chunk, p.chunk_length, p.longer);
-  const int steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   const int valid = p.d_inner - first;  // channels that exist from the warp's first on
   // whole tiles take the short way, a tile that sticks out or lacks alignment the long one
   const RowPieces<T, kRows, kWidth> row_pieces(lane);
@@ -215,27 +119,10 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     get_tokens(B_to + kRows * kColumns, arrays->C, static_cast<int>(p.C.inner));
   };
 
-  const auto store_channels = [&](float* to, int64_t stride) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (i < channels) {
-        store_states(to + (local + i) * stride + n0, states, p.vectors.states, h[i]);
-      }
-    }
-  };
-
   if (steps > 0) fetch(0, 0);
   commit_copies();
   if (p.start_is_late) wait_for_previous_kernel();
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int n = 0; n < kStates; ++n) h[i][n] = 0.0F;
-    if (!p.start.empty()) {
-      load_states(p.start.at(b * p.start_per_row + chunk, min(e + i, p.d_inner - 1)) + n0,
-                  i < channels ? states : 0, p.vectors.states, h[i]);
-    }
-  }
+  walk.start(p, b, chunk);
   int stage = 0;
 #pragma unroll 1
   for (int t = 0; t < steps; t += kRows, stage ^= 1) {
@@ -249,7 +136,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     widen_tile<kRows * kColumns>(C_tile, tokens + kRows * kColumns, lane);
     __syncwarp();
     if (*const_cast<const volatile int*>(&arrays->next) == t) {
-      store_channels(kept(arrays->saved), p.saved.inner);
+      walk.store(kept(arrays->saved), p.saved.inner);
       __syncwarp();
       if (lane == 0) {
         arrays->saved += p.saved.outer;
@@ -257,40 +144,20 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       }
     }
     const auto step = [&](int row) {
-      T* const at = u_tile + row * kWidth + local;
-      float u[2];
-      float d[2];
-      float z[2];
-      reinterpret_cast<const Pair*>(at)->widen(u);
-      reinterpret_cast<const Pair*>(at + kRows * kWidth)->widen(d);
-      reinterpret_cast<const Pair*>(at + 2 * kRows * kWidth)->widen(z);
-      if constexpr (!kReady) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) d[i] = softplus2<T>(fmaf(d[i], kLog2e, bias[i]));
-      }
-      const float x[2] = {d[0] * u[0], d[1] * u[1]};
-      float y[2] = {skip[0] * u[0], skip[1] * u[1]};
-      forward_step<kStates, (kBlocks > 2)>(d, x, B_tile + row * kColumns + n0,
-                                           C_tile + row * kColumns + n0, A, h, y);
-#pragma unroll
-      for (int lanes = S::kGroups; lanes < 32; lanes *= 2) {
-        y[0] += __shfl_xor_sync(kFullWarp, y[0], lanes);
-        y[1] += __shfl_xor_sync(kFullWarp, y[1], lanes);
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        y[i] *= fmaf(z[i], sigmoid(z[i]), p.open);
-      }
+      auto* const at = reinterpret_cast<Pair*>(u_tile + row * kWidth + walk.local);
+      const Pair y =
+          walk.step(at[0], at[kRows * kWidth / 2], at[kRows * kWidth],
+                    B_tile + row * kColumns + walk.n0, C_tile + row * kColumns + walk.n0, p.open);
       // behind every read of u, by the lane itself or by those that share its channels
       if constexpr (kSplit > 1) __syncwarp();
-      if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Pair*>(at) = Pair::of(y);
+      if (kSplit == 1 || lane < S::kGroups) *at = y;
     };
     const int rows = min(kRows, steps - t);
     if (rows == kRows) {
 #pragma unroll 1
-      for (int row = 0; row < kRows; row += kUnroll) {
+      for (int row = 0; row < kRows; row += 4) {
 #pragma unroll
-        for (int i = 0; i < kUnroll; ++i) step(row + i);
+        for (int i = 0; i < 4; ++i) step(row + i);
       }
     } else {
 #pragma unroll 1
@@ -307,7 +174,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     }
     __syncwarp();
   }
-  if (float* const to = kept(arrays->last)) store_channels(to, p.state_out.inner);
+  if (float* const to = kept(arrays->last)) walk.store(to, p.state_out.inner);
 }
 
 }  // namespace gmamba::cuda::scan

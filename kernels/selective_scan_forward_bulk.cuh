@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+/// The kernel of the outputs for GPUs with a copy unit (sm_90 and newer; see
+/// selective_scan_forward_walk.cuh for the equations): every warp walks one chunk of time for its
+/// channels, and asks for its tiles as a whole.
+/// Layout  per warp, in shared memory: three tiles of u, whose place y takes; two of delta, z, B
+/// and
+///         C; B and C of one as fp32, read as 16-byte broadcasts; a barrier for each of two tiles
+/// Time    while a tile is walked, the next one comes and y of the one before leaves. Rows are
+///         walked four at a time and stored behind the last: the compiler cannot tell y from delta,
+///         z, B and C, and would begin no row before the one ahead of it is stored
+/// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
+/// Floor   exponential unit, d_state + 3 (f32: 4) per channel and position at 16 per clock and SM,
+///         each of which also takes about three issue slots: 2.6 ms for 2^20 positions of 512
+///         channels
+/// Limits  rows of u, delta, z, y, B and C on 16 bytes; chunks of whole tiles, but for the last
+#pragma once
+
+#include "kernels/cuda_bulk.cuh"
+#include "kernels/cuda_overlap.cuh"
+#include "kernels/selective_scan_forward_walk.cuh"
+
+namespace gmamba::cuda::scan {
+
+struct ForwardMaps {
+  TileMap u, delta, z, y, B, C;
+};
+
+/// Where the arrays of a warp lie in shared memory, in bytes.
+template <class T, int kStates, int kSplit>
+struct ForwardBulkShape {
+  using S = WalkShape<T, kStates, kSplit>;
+  static constexpr int kUs = 3;                                      // tiles of u
+  static constexpr int kDeltas = kUs * S::kRowsBytes;                // [2] of delta, z
+  static constexpr int kTokens = kDeltas + 4 * S::kRowsBytes;        // [2] of B, C
+  static constexpr int kWide = kTokens + 4 * S::kTokenBytes;         // B, C as fp32
+  static constexpr int kWideBytes = S::kRows * S::kColumns * 4;      // of one of them
+  static constexpr int kBarriers = kWide + 2 * kWideBytes;           // [2]
+  static constexpr int kBytes = (kBarriers + 16 + 127) / 128 * 128;  // tiles lie on 128 bytes
+  static_assert(S::kRowsBytes % 128 == 0 && S::kTokenBytes % 128 == 0);
+};
+
+/// kReady: delta comes behind bias and softplus, in its own unit.
+template <class T, int kStates, int kSplit, int kBlocks, bool kReady = false>
+__global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
+    scan_forward_bulk_kernel(const ForwardArgs<T> p, const __grid_constant__ ForwardMaps maps) {
+#if __CUDA_ARCH__ >= 900
+  using S = WalkShape<T, kStates, kSplit>;
+  using M = ForwardBulkShape<T, kStates, kSplit>;
+  using Pair = Packed<T, 2>;
+  constexpr int kColumns = S::kColumns;
+  constexpr int kWidth = S::kWidth;
+  constexpr int kRows = S::kRows;
+  constexpr int kUnroll = 4;
+  extern __shared__ __align__(128) unsigned char forward_shared[];
+  let_next_kernel_begin();
+  if (!p.start_is_late) wait_for_previous_kernel();
+
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  // known to be the same in all lanes, and so is what is found from it
+  const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 32, 0);
+  const ForwardUnit<T, kStates, kSplit> unit(p, warp);
+  if (!unit.exists || unit.steps <= 0) return;
+  const int first = unit.first;
+  const int b = static_cast<int>(unit.b);
+  const int begin = static_cast<int>(unit.begin);
+  const int end = begin + unit.steps;
+  const bool gated = !p.z.empty();
+  unsigned char* const mine = forward_shared + warp * M::kBytes;
+  float* const B_tile = reinterpret_cast<float*>(mine + M::kWide);
+  float* const C_tile = reinterpret_cast<float*>(mine + M::kWide + M::kWideBytes);
+  const uint32_t here = shared_address(mine);
+  if (lane == 0) {
+    begin_barrier(here + M::kBarriers);
+    begin_barrier(here + M::kBarriers + 8);
+    show_barriers();
+  }
+  __syncwarp();
+  const auto fetch = [&](int t, int stage, int slot) {  // by one lane
+    const uint32_t barrier = here + M::kBarriers + stage * 8;
+    const uint32_t rows = here + M::kDeltas + stage * 2 * S::kRowsBytes;
+    const uint32_t tokens = here + M::kTokens + stage * 2 * S::kTokenBytes;
+    expect_bytes(barrier, (gated ? 3 : 2) * S::kRowsBytes + 2 * S::kTokenBytes);
+    fetch_tile(here + slot * S::kRowsBytes, maps.u, first, t, b, barrier);
+    fetch_tile(rows, maps.delta, first, t, b, barrier);
+    if (gated) fetch_tile(rows + S::kRowsBytes, maps.z, first, t, b, barrier);
+    fetch_tile(tokens, maps.B, 0, t, b, barrier);
+    fetch_tile(tokens + S::kTokenBytes, maps.C, 0, t, b, barrier);
+  };
+  if (lane == 0) fetch(begin, 0, 0);
+
+  ForwardLane<T, kStates, kSplit, kReady> walk(p, lane, first);
+  if (!gated) {
+    clear<S::kRowsBytes>(mine + M::kDeltas + S::kRowsBytes, lane);
+    clear<S::kRowsBytes>(mine + M::kDeltas + 3 * S::kRowsBytes, lane);
+  }
+  float* saved = nullptr;  // the next state on the way
+  int due = end;           // the position before which it is due
+  if (!p.saved.empty()) {
+    const int64_t passed = (begin + p.saved_every - 1) / p.saved_every;
+    saved = p.saved.at(b * p.saved_per_row + passed, first);
+    due = static_cast<int>(min(static_cast<int64_t>(end), passed * p.saved_every));
+  }
+  if (p.start_is_late) wait_for_previous_kernel();
+  walk.start(p, b, unit.chunk);
+
+  int stage = 0;
+  int slot = 0;
+  uint32_t parity = 0;
+#pragma unroll 1
+  for (int t = begin; t < end; t += kRows) {
+    const int next_slot = slot == M::kUs - 1 ? 0 : slot + 1;
+    if (lane == 0 && t + kRows < end) {
+      wait_for_stored_reads<1>();  // of the tile whose place the next u takes
+      fetch(t + kRows, stage ^ 1, next_slot);
+    }
+    wait_for_bytes(here + M::kBarriers + stage * 8, parity);
+    const T* const tokens =
+        reinterpret_cast<const T*>(mine + M::kTokens + stage * 2 * S::kTokenBytes);
+    widen_tile<kRows * kColumns>(B_tile, tokens, lane, kReady ? 1.0F : kLn2);
+    widen_tile<kRows * kColumns>(C_tile, tokens + kRows * kColumns, lane);
+    __syncwarp();
+    if (due == t) {
+      walk.store(saved, p.saved.inner);
+      saved += p.saved.outer;
+      due = static_cast<int>(min(static_cast<int64_t>(end), t + p.saved_every));
+    }
+    T* const u = reinterpret_cast<T*>(mine + slot * S::kRowsBytes) + walk.local;
+    const T* const delta =
+        reinterpret_cast<const T*>(mine + M::kDeltas + stage * 2 * S::kRowsBytes) + walk.local;
+    const auto pair = [&](const T* array, int row) {
+      return *reinterpret_cast<const Pair*>(array + row * kWidth);
+    };
+    const auto step = [&](int row) {
+      return walk.step(pair(u, row), pair(delta, row), pair(delta + kRows * kWidth, row),
+                       B_tile + row * kColumns + walk.n0, C_tile + row * kColumns + walk.n0,
+                       p.open);
+    };
+    const auto put = [&](int row, Pair y) {
+      if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Pair*>(u + row * kWidth) = y;
+    };
+    const int rows = min(kRows, end - t);
+    if (rows == kRows) {
+#pragma unroll 1
+      for (int row = 0; row < kRows; row += kUnroll) {
+        Pair y[kUnroll];
+#pragma unroll
+        for (int i = 0; i < kUnroll; ++i) y[i] = step(row + i);
+        // behind every read of u by those that share its channels
+        if constexpr (kSplit > 1) __syncwarp();
+#pragma unroll
+        for (int i = 0; i < kUnroll; ++i) put(row + i, y[i]);
+      }
+    } else {
+#pragma unroll 1
+      for (int row = 0; row < rows; ++row) {
+        const Pair y = step(row);
+        if constexpr (kSplit > 1) __syncwarp();
+        put(row, y);
+      }
+    }
+    show_tile();
+    __syncwarp();
+    if (lane == 0) store_tile(here + slot * S::kRowsBytes, maps.y, first, t, b);
+    slot = next_slot;
+    parity ^= static_cast<uint32_t>(stage);
+    stage ^= 1;
+  }
+  if (unit.chunk == p.chunks - 1 && !p.state_out.empty()) {
+    walk.store(p.state_out.at(b, first), p.state_out.inner);
+  }
+  if (lane == 0) wait_for_stored_tiles();
+#endif
+}
+
+}  // namespace gmamba::cuda::scan
