@@ -23,6 +23,9 @@ struct TiledArray {
   int64_t count = 0, rows = 0, width = 0;  // extents
   int64_t outer = 0, inner = 0;            // elements from one to the next of the first two axes
   int64_t tile_rows = 0, tile_width = 0;
+  // bytes of a tile's row where pieces of 16 bytes change places with the row, so that a piece of
+  // several rows lies in different banks: 0 (none), 32, 64 or 128
+  int swizzle = 0;
 };
 
 /// The driver's function that writes maps; null where the driver has none.
@@ -57,29 +60,41 @@ inline bool has_copy_unit(const Context& ctx) {
 inline bool write_tile_map(const TiledArray& a, TileMap& map) {
   map = {};
   if (a.data == nullptr) return true;
+  if (reinterpret_cast<uintptr_t>(a.data) % 16 != 0) return false;
   if (a.rows >= int64_t{1} << 31 || a.count >= int64_t{1} << 31) return false;
   // the steps of axes of one element don't matter, but are checked
   const int64_t row = a.rows == 1 ? ceil_div(a.width * a.element, 16) * 16 : a.inner * a.element;
   const int64_t block = a.count == 1 ? a.rows * row : a.outer * a.element;
+  const auto steps_fit = [](int64_t bytes) {
+    return bytes > 0 && bytes % 16 == 0 && bytes < int64_t{1} << 40;
+  };
+  if (!steps_fit(row) || !steps_fit(block)) return false;
   const cuuint64_t extents[3] = {static_cast<cuuint64_t>(a.width), static_cast<cuuint64_t>(a.rows),
                                  static_cast<cuuint64_t>(a.count)};
   const cuuint64_t steps[2] = {static_cast<cuuint64_t>(row), static_cast<cuuint64_t>(block)};
   const cuuint32_t tile[3] = {static_cast<cuuint32_t>(a.tile_width),
                               static_cast<cuuint32_t>(a.tile_rows), 1};
   const cuuint32_t every[3] = {1, 1, 1};
+  const CUtensorMapSwizzle swizzle = a.swizzle == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
+                                     : a.swizzle == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                     : a.swizzle == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
+                                                       : CU_TENSOR_MAP_SWIZZLE_NONE;
   const CUresult result = tile_map_encoder()(
       &map, a.element == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 3,
       const_cast<void*>(a.data), extents, steps, tile, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS;
 }
 
 // ---- device side. Addresses of shared memory are those of its own space.
 
-/// One arrival and the bytes announced with it open the barrier.
-__device__ inline void begin_barrier(uint32_t barrier) {
-  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(barrier) : "memory");
+/// So many arrivals, and the bytes announced with them, open the barrier.
+__device__ inline void begin_barrier(uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+__device__ inline void arrive(uint32_t barrier) {
+  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(barrier)
+               : "memory");
 }
 /// Behind the last of several begin_barrier: the copy unit sees them.
 __device__ inline void show_barriers() {

@@ -153,6 +153,12 @@ inline ChunkPieces cut_chunk(Context& ctx, int64_t length, int64_t borders, int6
   return {count, (count + 3) / 4};
 }
 
+/// Groups of channels and chunks, which kernels count in 32 bits.
+inline void require_countable(int64_t units) {
+  require(units < int64_t{1} << 32, ErrorKind::kUnsupported, "selective_scan: ", units,
+          " groups of channels and chunks; at most 4294967295 on a GPU");
+}
+
 /// Shared memory to ask for so that at most `blocks` blocks of a kernel that needs `bytes` share an
 /// SM. The hardware puts new blocks where others already are as long as they fit, and would leave
 /// SMs idle when a grid is meant to fill the machine exactly once.
@@ -239,8 +245,7 @@ void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) 
           : scan_summary_mma_kernel<kStates, kGradient, false, false, kBlocks>,
       bytes);
   const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
-  require(warps < int64_t{1} << 32, ErrorKind::kUnsupported, "selective_scan: ", warps,
-          " groups of channels and chunks; at most 4294967295 on a GPU");
+  require_countable(warps);
   start_overlapping(stream_of(ctx), kernel, grid_of(ceil_div(warps, kSummaryMmaWarps)),
                     kSummaryMmaWarps * 32, bytes, p);
 }

@@ -179,6 +179,7 @@ std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>
 template <class T, int kStates, int kSplit>
 void start_outputs(Context& ctx, const ForwardArgs<T>& p) {
   const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
+  require_countable(units);
   const int64_t blocks = ceil_div(units, kForwardWarps);
   // a grid that doesn't fill the machine is spread over all of it
   const int64_t per_sm = ceil_div(blocks, multiprocessors(ctx));

@@ -70,8 +70,8 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   float* const C_tile = reinterpret_cast<float*>(mine + M::kWide + M::kWideBytes);
   const uint32_t here = shared_address(mine);
   if (lane == 0) {
-    begin_barrier(here + M::kBarriers);
-    begin_barrier(here + M::kBarriers + 8);
+    begin_barrier(here + M::kBarriers, 1);
+    begin_barrier(here + M::kBarriers + 8, 1);
     show_barriers();
   }
   __syncwarp();

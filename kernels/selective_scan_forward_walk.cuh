@@ -54,12 +54,12 @@ struct ForwardUnit {
   __device__ ForwardUnit(const ForwardArgs<T>& p, int warp) {
     constexpr int kWidth = WalkShape<T, kStates, kSplit>::kWidth;
     const int width = (p.d_inner + kWidth - 1) / kWidth;  // groups of channels
-    int64_t unit = static_cast<int64_t>(blockIdx.x) * kForwardWarps + warp;
+    uint32_t unit = blockIdx.x * kForwardWarps + warp;    // below 2^32, see start_outputs
     exists = unit < p.batch * p.chunks * width;
     first = static_cast<int>(unit % width) * kWidth;
     unit /= width;
-    chunk = unit % p.chunks;
-    b = unit / p.chunks;
+    chunk = unit % static_cast<uint32_t>(p.chunks);
+    b = unit / static_cast<uint32_t>(p.chunks);
     begin = chunk_begin(chunk, p.chunk_length, p.longer);
     steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   }
