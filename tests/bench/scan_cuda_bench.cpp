@@ -160,6 +160,7 @@ void shapes(benchmark::internal::Benchmark* bench) {
                                          {1, kMi / 8, 512, 16, 2},
                                          {1, 4 * kMi, 512, 16, 2},
                                          {1, kMi, 512, 8, 2},
+                                         {1024, 1024, 512, 8, 2},
                                          {1, kMi, 512, 32, 2},
                                          {1, kMi / 2, 512, 64, 2},
                                          {1, kMi, 512, 16, 4}}) {
