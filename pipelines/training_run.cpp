@@ -110,6 +110,8 @@ TrainingRun::TrainingRun(fs::path folder, bool resume, bool force, Json fingerpr
     log_line(log, LogLevel::kInfo,
              concat(printable(folder_.string()), " is not there yet; starting a new run"));
   }
+  require(!resume_ || fs::is_directory(folder_), ErrorKind::kUsage, "--out ",
+          printable(folder_.string()), ": exists and is no folder; name the folder of a run");
   if (!resume_) claim_run_folder(folder_.string(), force);
   std::error_code code;
   fs::create_directories(folder_, code);
