@@ -56,7 +56,30 @@ void add_option(CLI::App& app, const OptionEntry& entry, bool has_positional, Gi
 
 /// CLI11's words for its own failures, made ours.
 [[noreturn]] void refuse(const CLI::ParseError& error) {
-  fail(ErrorKind::kUsage, printable(error.what()));
+  const std::string_view what = error.what();
+  const size_t colon = what.find(": ");
+  if (error.get_name() == "ArgumentMismatch" && colon != std::string_view::npos) {
+    const bool many = what.find("At Most", colon) != std::string_view::npos;
+    fail(ErrorKind::kUsage, printable(what.substr(0, colon)),
+         many ? ": given more than once" : ": expected a value after it");
+  }
+  fail(ErrorKind::kUsage, printable(what));
+}
+
+/// A flag was given a value as in --quiet=often, of which CLI11 does not say the flag.
+[[noreturn]] void refuse_flag_value(std::span<const std::string> arguments, OptionList& list) {
+  for (const std::string& argument : arguments) {
+    const size_t equals = argument.find('=');
+    if (!argument.starts_with("--") || equals == std::string::npos) continue;
+    const OptionEntry* const entry = list.find(argument.substr(2, equals - 2));
+    if (entry == nullptr || !entry->is_bool) continue;
+    const std::string value = argument.substr(equals + 1);
+    if (value != "true" && value != "false") {
+      fail(ErrorKind::kUsage, "--", entry->name, ": a flag; expected no value, found '",
+           printable(value), "'");
+    }
+  }
+  fail(ErrorKind::kUsage, "a flag was given a value; flags have none");
 }
 
 [[noreturn]] void refuse_argument(const std::string& argument, const OptionList& list) {
@@ -152,6 +175,8 @@ CommandLine read_command_line(const Command& command, std::span<const std::strin
     app.parse(reversed);
   } catch (const CLI::ParseError& error) {
     refuse(error);
+  } catch (const std::logic_error&) {
+    refuse_flag_value(arguments, list);
   }
   if (line.help) {
     return line;

@@ -63,7 +63,8 @@ class BlockReader {
 
  private:
   [[noreturn]] void fail_cut(int64_t offset) const {
-    fail(ErrorKind::kInput, name_, ": truncated: the BGZF block at byte ", offset, " is cut short");
+    fail(ErrorKind::kInput, name_, ": truncated: the BGZF block at byte ", offset,
+         " is cut short; copy or download it again");
   }
   std::string_view view() const { return {buffer_.get() + start_, end_ - start_}; }
   /// Makes at least `bytes` visible, if the stream has them.

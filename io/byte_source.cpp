@@ -247,4 +247,14 @@ OpenedBytes open_bytes_memory(std::string_view data, const std::string& name, in
   return wrap(std::make_unique<MemorySource>(data), printable(name), threads);
 }
 
+void refuse_other_text(std::string_view start, const std::string& name) {
+  const bool bam = start.starts_with("BAM\x01");
+  if (bam || start.starts_with("@HD\tVN:") || start.starts_with("@SQ\tSN:")) {
+    fail(ErrorKind::kUnsupported, name, ": this is a ", bam ? "BAM" : "SAM",
+         " file, which is not read; convert it with samtools fasta or fastq");
+  }
+  require(!start.starts_with("\xEF\xBB\xBF"), ErrorKind::kInput, name,
+          ": line 1: starts with a byte-order mark; remove its first three bytes");
+}
+
 }  // namespace gmamba

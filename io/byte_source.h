@@ -38,4 +38,9 @@ OpenedBytes open_bytes(const std::string& path, int threads = 1);
 /// The same over bytes in memory, which must outlive the source.
 OpenedBytes open_bytes_memory(std::string_view data, const std::string& name, int threads = 1);
 
+/// Throws where `start`, the first decompressed bytes of what should be FASTA or FASTQ, is that of
+/// something known that people pass by mistake: BAM and SAM (kUnsupported), a byte-order mark
+/// (kInput).
+void refuse_other_text(std::string_view start, const std::string& name);
+
 }  // namespace gmamba

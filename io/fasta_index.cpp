@@ -32,7 +32,7 @@ class IndexBuilder {
 
   void feed(std::string_view text) {
     while (!text.empty()) {
-      if (at_line_start_) start_line(text.front());
+      if (at_line_start_) start_line(text);
       const size_t newline = text.find('\n');
       const std::string_view piece = text.substr(0, newline);
       if (in_header_) {
@@ -61,7 +61,8 @@ class IndexBuilder {
   }
 
  private:
-  void start_line(char first) {
+  void start_line(std::string_view text) {
+    const char first = text.front();
     at_line_start_ = false;
     text_bytes_ = 0;
     carriage_ = false;
@@ -72,6 +73,7 @@ class IndexBuilder {
       return;
     }
     if (records_ > 0 || first == '\n' || first == '\r') return;
+    refuse_other_text(text, name_);
     require(first != '@', ErrorKind::kInput, name_, ": line ", line_,
             ": this looks like FASTQ; random access needs FASTA (expected '>')");
     fail(ErrorKind::kInput, name_, ": line ", line_, ": expected '>' before any sequence, found ",

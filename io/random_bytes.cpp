@@ -140,8 +140,9 @@ class BgzfBytes final : public RandomBytes {
       }
       const size_t header_bytes = bgzf_header_bytes(header);
       require(header_bytes != 0, ErrorKind::kInput, file_->name(), ": byte ", at,
-              header.size() < kBgzfFixedHeader ? ": truncated: a BGZF header is cut short"
-                                               : ": no BGZF block starts here, after whole ones");
+              header.size() < kBgzfFixedHeader
+                  ? ": truncated: a BGZF header is cut short; copy or download it again"
+                  : ": no BGZF block starts here, after whole ones");
       if (header_bytes > header.size()) {
         long_header.resize(header_bytes);
         long_header.resize(file_->read_some(at, long_header));
@@ -151,7 +152,8 @@ class BgzfBytes final : public RandomBytes {
       require(block_bytes != 0, ErrorKind::kInput, file_->name(), ": byte ", at,
               ": damaged BGZF header");
       require(block_bytes <= file_->size() - at, ErrorKind::kInput, file_->name(),
-              ": truncated: the BGZF block at byte ", at, " is cut short");
+              ": truncated: the BGZF block at byte ", at,
+              " is cut short; copy or download it again");
       const int64_t footer_at = at + block_bytes - static_cast<int64_t>(kBgzfFooter);
       const std::string_view tail(bytes.data(), file_->read_some(footer_at, bytes));
       require(tail.size() >= kBgzfFooter, ErrorKind::kInput, file_->name(),

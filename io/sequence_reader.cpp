@@ -156,10 +156,9 @@ class TextSequenceReader final : public SequenceReader {
   }
 
   void check_start(char mark) const {
-    if (mark == '>' || mark == '@') return;
-    if (static_cast<unsigned char>(mark) == 0xEF) {
-      fail_here("starts with a byte-order mark; remove its first three bytes");
-    }
+    if (mark == '>') return;
+    refuse_other_text({buffer_.get() + at_, end_ - at_}, input_.name);
+    if (mark == '@') return;
     fail_here(concat("expected '>' (FASTA) or '@' (FASTQ) before any sequence, found ",
                      shown_byte(mark)));
   }

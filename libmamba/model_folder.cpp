@@ -238,7 +238,9 @@ void require_finite(const ParameterBuffer& values, std::string_view what) {
 
 fs::path find_model_folder(const fs::path& folder) {
   std::error_code code;
-  require(fs::is_directory(folder, code), ErrorKind::kIo, shown(folder), ": no such folder");
+  require(fs::is_directory(folder, code), ErrorKind::kIo, shown(folder),
+          fs::exists(folder, code) ? ": is a file; expected the folder of a model or run"
+                                   : ": no such folder");
   if (path_exists(folder / "config.json")) return folder;
   require(path_exists(folder / "model" / "config.json"), ErrorKind::kInput, shown(folder),
           ": holds neither config.json nor model/config.json; expected a model folder or a run "

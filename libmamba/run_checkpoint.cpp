@@ -277,7 +277,7 @@ std::optional<Checkpoint> load_newest_checkpoint(const fs::path& run, Device dev
     }
   }
   require(steps.empty(), ErrorKind::kInput, shown(checkpoints_of(run)), ": none of ", steps.size(),
-          " checkpoints is whole: ", damage);
+          " checkpoints is whole; put back a copy of one, or train into another folder: ", damage);
   return std::nullopt;
 }
 

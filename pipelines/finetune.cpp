@@ -70,6 +70,7 @@ class Finetuning {
     TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
                     fingerprint(), job_.log);
     std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
+    if (run.finished()) return;
     if (checkpoint) {
       const Json& state = checkpoint->trainer_state;
       next_draw_ = state.at("next_draw").get<uint64_t>();

@@ -161,7 +161,8 @@ Json describe_run(const std::string& folder) {
 
 void info(const InfoOptions& options, Job& job) {
   require(fs::is_directory(options.path), ErrorKind::kInput, printable(options.path),
-          ": no such folder; name a model folder or the folder of a run");
+          fs::exists(options.path) ? ": is a file" : ": no such folder",
+          "; name a model folder or the folder of a run");
   const std::string folder = model_folder_of(options.path);
   const bool has_model = fs::exists(fs::path(folder) / "config.json");
   const bool is_run = fs::exists(fs::path(options.path) / "run.json") ||

@@ -11,10 +11,10 @@
 #include "io/table.h"
 #include "kernels/cross_entropy.h"
 #include "libmamba/core/text.h"
+#include "pipelines/html_page.h"
 #include "pipelines/inference_plan.h"
 #include "pipelines/language_loss.h"
 #include "pipelines/progress.h"
-#include "pipelines/report_page.h"
 #include "pipelines/stop.h"
 #include "pipelines/svg_plot.h"
 

@@ -193,6 +193,7 @@ class Pretraining {
     TrainingRun run(options_.common.out, options_.training.resume, options_.common.force,
                     fingerprint(options_, plan_, *genome_), job_.log);
     std::optional<Checkpoint> checkpoint = run.checkpoint(ctx_->device());
+    if (run.finished()) return;
     idle_share_.emplace(ctx_->device());
     feed_.emplace(*ctx_, config_, *genome_, *tokenizer_, split_, options_, plan_,
                   checkpoint ? checkpoint->step : 0, checkpoint ? &*checkpoint : nullptr);
@@ -338,7 +339,7 @@ class Pretraining {
     record.set_result("peak_device_memory_bytes",
                       ctx_->backend().peak_allocated_bytes(ctx_->device().index));
     if (!split_.valid.empty()) {
-      // those of a process that was killed, or had finished the run
+      // those of a process that was killed before the run was finished
       run.drop_metrics({kValid, kValidAll}, trainer.step());
       const Evaluation loss = evaluate_held_out(trainer, true);
       const LossTotals& totals = loss.all.total;

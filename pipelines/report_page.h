@@ -14,21 +14,11 @@
 
 namespace gmamba {
 
-/// The lines of metrics.jsonl that are whole; none when there is no such file. The last line of a
-/// run that was killed while writing it is left out.
-std::vector<Json> read_metrics(const std::filesystem::path& path);
-
 /// The page: `record` is what run.json holds, `metrics` the lines of metrics.jsonl.
 std::string report_page(std::string_view name, const Json& record,
                         const std::vector<Json>& metrics);
 
 /// Writes RUN/report.html whole, from what lies in the run folder.
 void write_report(const std::filesystem::path& run);
-
-/// A page of its own: `body` between the head with the style and the end.
-std::string html_page(std::string_view title, std::string_view body);
-/// Rows of cells, the first being the header; a first column of names, then numbers. Cells are
-/// escaped.
-std::string html_table(const std::vector<std::vector<std::string>>& rows);
 
 }  // namespace gmamba

@@ -47,6 +47,20 @@ void add_scalars(EventFile& events, const Json& line) {
   events.add(line.at("time").get<double>(), line.at("step").get<int64_t>(), scalars);
 }
 
+/// The step at which run.json says that the run finished; nullopt where it says no such thing.
+std::optional<int64_t> finished_step(const fs::path& record) {
+  if (!path_exists(record)) return {};
+  const std::string text = read_file(record, int64_t{1} << 28);
+  try {
+    const Json json = parse_json(text, printable(record.string()));
+    const Json& results = json.at("results");
+    if (!results.at("finished").get<bool>()) return {};
+    return results.at("steps").get<int64_t>();
+  } catch (const std::exception&) {
+    return {};  // one that says nothing: the run's end is done again and writes it anew
+  }
+}
+
 }  // namespace
 
 void TrainingOptions::validate() const {
@@ -96,6 +110,8 @@ TrainingRun::TrainingRun(fs::path folder, bool resume, bool force, Json fingerpr
     log_line(log, LogLevel::kInfo,
              concat(printable(folder_.string()), " is not there yet; starting a new run"));
   }
+  require(!resume_ || fs::is_directory(folder_), ErrorKind::kUsage, "--out ",
+          printable(folder_.string()), ": exists and is no folder; name the folder of a run");
   if (!resume_) claim_run_folder(folder_.string(), force);
   std::error_code code;
   fs::create_directories(folder_, code);
@@ -115,8 +131,21 @@ std::optional<Checkpoint> TrainingRun::checkpoint(Device device) {
             "' differs from that of the run in ", printable(folder_.string()), " (was ",
             was.value(key, Json()).dump(), ", now ", fingerprint_.value(key, Json()).dump(),
             "); give the run's own options and data");
-    log_line(log_, LogLevel::kInfo, concat("going on from step ", found->step));
   }
+  const fs::path record = folder_ / "run.json";
+  const std::optional<int64_t> end = resume_ ? finished_step(record) : std::nullopt;
+  // without any checkpoint it is one whose checkpoints were cleared away when it was finished
+  const bool at_end = end && (!found || found->step == *end);
+  finished_ = at_end && path_exists(folder_ / "model");
+  if (finished_) {
+    write_report(folder_);  // the same bytes, unless it was killed between run.json and its page
+    log_line(log_, LogLevel::kInfo,
+             concat(printable(folder_.string()), ": the run is finished (step ", *end,
+                    "); nothing to do, and its logs and model stay as they are"));
+    return found;
+  }
+  if (end && !at_end) fs::remove(record);  // of steps that are gone and may not be made again
+  if (found) log_line(log_, LogLevel::kInfo, concat("going on from step ", found->step));
   const int64_t last = found ? found->step : 0;
   keep_metrics([&](const Json& line) { return line.at("step").get<int64_t>() <= last; });
   events_.emplace(folder_ / "tensorboard", unix_time());

@@ -89,8 +89,12 @@ class TrainingRun {
 
   const std::filesystem::path& folder() const { return folder_; }
   /// The checkpoint to go on from; nullopt for a new run, or one that had none yet. Cuts
-  /// metrics.jsonl back to it and opens it for more.
+  /// metrics.jsonl back to it and opens it for more. Of a run that has finished nothing is cut or
+  /// opened: what it left stays as it is.
   std::optional<Checkpoint> checkpoint(Device device);
+  /// The run has ended as it should and its model is there, its last checkpoint too unless all were
+  /// cleared away: nothing is left to do. Known after checkpoint(), which says it to the user.
+  bool finished() const { return finished_; }
 
   /// Takes the lines of these splits at `step` out of metrics.jsonl.
   void drop_metrics(const std::vector<std::string>& splits, int64_t step);
@@ -112,6 +116,7 @@ class TrainingRun {
   Json fingerprint_;
   Log* log_;
   bool resume_;
+  bool finished_ = false;
   std::optional<RunLock> lock_;
   std::ofstream metrics_;
   std::optional<EventFile> events_;

@@ -63,13 +63,18 @@ int64_t parse_scaled(std::string_view text, std::string_view what, double base, 
   int64_t whole = 0;
   const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), whole);
   if (code == std::errc() && end == digits.data() + digits.size() && scale == 1) {
-    require(whole >= 0, ErrorKind::kInput, what, ": expected a size of at least 0, found '",
-            printable(text), "'");
+    require(whole >= 0, ErrorKind::kInput, what, ": expected a ", bytes ? "size" : "number",
+            " of at least 0, found '", printable(text), "'");
     return whole;
   }
-  const double value = parse_double(digits, what) * scale;
-  require(value >= 0 && value < 9.2e18, ErrorKind::kInput, what,
-          ": expected a size such as 4096, 16k or 1.5G, found '", printable(text), "'");
+  double value = 0;
+  const auto [stop, parsed] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  value *= scale;
+  require(parsed == std::errc() && stop == digits.data() + digits.size() && value >= 0 &&
+              value < 9.2e18,
+          ErrorKind::kInput, what, ": expected ",
+          bytes ? "a size such as 4096, 512MiB or 2GiB" : "a number such as 4096, 16k or 1.5M",
+          ", found '", printable(text), "'");
   return static_cast<int64_t>(std::llround(value));
 }
 

@@ -119,6 +119,11 @@ TEST_F(Command, ErrorsNameFileAndPlaceOnOneLine) {
   const Outcome missing = gmamba("embed --model model nowhere.fa -o out.npy");
   EXPECT_EQ(missing.code, 1);
   EXPECT_TRUE(contains(missing.err, "nowhere.fa"));
+  // pretrain has no --invalid, which the message must not make one believe
+  const Outcome train = gmamba("pretrain --fasta bad.fa --steps 1 --out run");
+  EXPECT_EQ(train.code, 1);
+  EXPECT_TRUE(contains(train.err, "bad.fa: line 5: record 'wrong': '!' at base 4"));
+  EXPECT_TRUE(contains(train.err, "write N there (--invalid n of embed, classify and evaluate"));
   const Outcome no_model = gmamba("embed --model nowhere in.fa -o out.npy");
   EXPECT_EQ(no_model.code, 1);
   EXPECT_TRUE(contains(no_model.err, "nowhere"));
@@ -134,8 +139,11 @@ TEST_F(Command, UsageErrorsEndWithTwo) {
       {"embed --model model", "missing INPUT"},
       {"embed --model model in.fa --bin x", "--bin: expected"},
       {"embed --model model in.fa --pool meen", "did you mean 'mean'?"},
-      {"embed --model model in.fa --bin 5 --bin 6", "--bin"},
-      {"embed --model model in.fa --threads", "--threads"},
+      {"embed --model model in.fa --bin 5 --bin 6", "--bin: given more than once"},
+      {"embed --model model in.fa --threads", "--threads: expected a value after it"},
+      {"embed in.fa --model=", "--model: expected a value after it"},
+      {"embed --model model in.fa --quiet=often", "--quiet: a flag; expected no value, found 'of"},
+      {"embed --model model in.fa --max-memory 3X", "--max-memory: expected a size such as"},
       {"embed --model model in.fa -o out.npy -q -v", "--quiet and --verbose"},
       {"info model extra", "unexpected argument 'extra'"},
       {"classify --model model in.fa", "no task head"},

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -94,6 +95,17 @@ inline std::vector<Json> training_values(const fs::path& run, const std::string&
     if (json.at("split") == "train") values.push_back(json.at(key));
   }
   return values;
+}
+
+/// The bytes of each file below a folder, by its path there.
+inline std::map<std::string, std::string> all_files(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.is_regular_file()) {
+      files[entry.path().lexically_relative(folder).string()] = slurp(entry.path());
+    }
+  }
+  return files;
 }
 
 /// Files of TensorBoard in a run folder.

@@ -167,10 +167,66 @@ TEST(TrainingRecords, TheLastEvaluationHasTheSampleOfTheOthersAndAll) {
   }
   EXPECT_TRUE(contains(events, "valid/bits_per_base"));
   EXPECT_TRUE(contains(events, "valid_all/bits_per_base"));
-  // a run that had finished evaluates again, and has each line once
+  // a run that was killed before its record was written evaluates again, and has each line once
   const std::string before = losses(folder / "two");
+  fs::remove(folder / "two" / "run.json");
   ASSERT_EQ(run(words("two", 2) + " --resume", folder).code, 0);
   EXPECT_EQ(losses(folder / "two"), before);
+}
+
+TEST(TrainingRecords, OfAFinishedRunStayAsTheyAreWhenItIsResumed) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  write_genome(folder / "at.fa", 11, 0.8);
+  write_genome(folder / "gc.fa", 12, 0.2);
+  std::string pretrain = pretrain_words("pretrained", 8);
+  pretrain.erase(pretrain.find(" -q"), 3);
+  const std::string finetune =
+      "finetune --model pretrained --class at=at.fa --class gc=gc.fa --context 100 --batch 16 "
+      "--steps 3 --kmer 3 --progress none --threads 2 --out finetuned";
+  for (const auto& [name, words] :
+       {std::pair{"pretrained", pretrain}, std::pair{"finetuned", finetune}}) {
+    const Outcome whole = run(words, folder);
+    ASSERT_EQ(whole.code, 0) << whole.err;
+    EXPECT_FALSE(contains(whole.err, "nothing to do"));
+    const auto before = all_files(folder / name);
+    EXPECT_GT(before.size(), 8U);
+    const Outcome again = run(words + " --resume", folder);
+    ASSERT_EQ(again.code, 0) << again.err;
+    EXPECT_TRUE(contains(again.err, concat(name, ": the run is finished (step ")));
+    EXPECT_EQ(run(words + " --resume --lr 0.5", folder).code, 2) << "other options are refused";
+    const auto after = all_files(folder / name);
+    EXPECT_EQ(after.size(), before.size());
+    for (const auto& [file, bytes] : before) {
+      EXPECT_TRUE(after.contains(file) && after.at(file) == bytes) << name << "/" << file;
+    }
+  }
+  // killed between the record and the page; checkpoints cleared away
+  const fs::path run_folder = folder / "pretrained";
+  const std::string page = slurp(run_folder / "report.html");
+  fs::remove(run_folder / "report.html");
+  remove_tree(run_folder / "checkpoints");
+  const std::string metrics = slurp(run_folder / "metrics.jsonl");
+  ASSERT_EQ(run(pretrain + " --resume", folder).code, 0);
+  EXPECT_EQ(slurp(run_folder / "metrics.jsonl"), metrics);
+  EXPECT_EQ(slurp(run_folder / "report.html"), page);
+}
+
+TEST(TrainingRecords, OfARunThatLostItsLastCheckpointAreMadeAgain) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const std::string words = pretrain_words("run", 8);
+  ASSERT_EQ(run(words, folder).code, 0);
+  const std::string before = losses(folder / "run");
+  drop_checkpoints_after(folder / "run", 7);
+  // it gets no further than the record of the finished run
+  remove_tree(folder / "run" / "tensorboard");
+  std::ofstream(folder / "run" / "tensorboard") << "a file in the place of the folder";
+  EXPECT_EQ(run(words + " --resume", folder).code, 1);
+  EXPECT_FALSE(fs::exists(folder / "run" / "run.json")) << "it would say that the run is finished";
+  fs::remove(folder / "run" / "tensorboard");
+  ASSERT_EQ(run(words + " --resume", folder).code, 0);
+  EXPECT_EQ(losses(folder / "run"), before);
 }
 
 }  // namespace

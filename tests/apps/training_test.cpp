@@ -216,6 +216,10 @@ TEST(TrainingRuns, RefuseWhatWouldLoseOrMixWork) {
       contains(run("pretrain --fasta genome.fa --out x", folder).err, "--steps or --tokens"));
   EXPECT_EQ(run("pretrain --fasta missing.fa --out x --steps 1", folder).code, 1);
   EXPECT_FALSE(fs::exists(folder / "x"));
+  const Outcome file =
+      run("pretrain --fasta genome.fa --out genome.fa --steps 1 --context 64 --resume", folder);
+  EXPECT_EQ(file.code, 2);
+  EXPECT_TRUE(contains(file.err, "--out genome.fa: exists and is no folder; name the folder"));
 }
 
 TEST(TrainingRuns, GoOnWithTheCutThatTheyBeganWith) {

@@ -34,6 +34,14 @@ TEST(Text, ParsesSizes) {
   EXPECT_EQ(parse_bytes("1.5M", "n"), 1572864);
   for (const char* bad : {"", "x", "-3", "1e", "nan", "5kk", "9e99"}) {
     EXPECT_THROW(parse_count(bad, "n"), Error) << bad;
+    EXPECT_THROW(parse_bytes(bad, "n"), Error) << bad;
+  }
+  try {
+    parse_bytes("3X", "--max-memory");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.message(),
+              "--max-memory: expected a size such as 4096, 512MiB or 2GiB, found '3X'");
   }
 }
 

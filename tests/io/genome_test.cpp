@@ -130,6 +130,9 @@ TEST(Genome, RefusesWhatHasNoRandomAccess) {
   };
   expect(gzip(">a\nACGT\n"), "bgzip");
   expect("@a\nACGT\n+\nIIII\n", "FASTQ");
+  expect("\xEF\xBB\xBF>a\nACGT\n", "byte-order mark; remove its first three bytes");
+  const std::string packed = bgzip(">a\n" + std::string(500, 'A') + "\n");
+  expect(packed.substr(0, packed.size() / 2), "copy or download it again");
   expect("", "empty");
   expect("ACGT\n", "line 1: expected '>'");
   expect(">a\nACGT\n>b\nAC\n>a\nA\n", "line 5: the name 'a' is given twice");
@@ -359,6 +362,16 @@ TEST(Genome, ThreadsReadAtOnce) {
     });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+TEST(Genome, AlignmentsAreNamed) {
+  const TemporaryFolder folder;
+  const std::string bam = bgzip(std::string("BAM\x01\x66\x00\x00\x00@HD\tVN:1.6\n", 20));
+  for (const auto& [bytes, kind] : {std::pair{bam, "BAM"}, {"@HD\tVN:1.6\n", "SAM"}}) {
+    const std::string path = folder.write("x.fa", bytes);
+    const std::string text = error_of([&] { Genome({path}); }, ErrorKind::kUnsupported);
+    EXPECT_NE(text.find(concat("this is a ", kind, " file")), std::string::npos) << text;
+  }
 }
 
 TEST(Genome, InvalidLettersAsN) {

@@ -261,6 +261,14 @@ TEST(SequenceReader, ForeignFormatsAreNamed) {
         error_of([&, &bytes = head] { read_text(bytes); }, ErrorKind::kUnsupported).find(word),
         std::string::npos);
   }
+  for (const auto& [bytes, word] : std::vector<std::pair<std::string, std::string>>{
+           {bgzip("BAM\x01\x66\x00\x00\x00@HD\tVN:1.6\n"s), "x.fa: this is a BAM file"},
+           {"@HD\tVN:1.6\n@SQ\tSN:c\tLN:9\n", "x.fa: this is a SAM file"},
+           {"@SQ\tSN:c\tLN:9\n", "convert it with samtools fasta"}}) {
+    EXPECT_NE(error_of([&, &b = bytes] { read_text(b); }, ErrorKind::kUnsupported).find(word),
+              std::string::npos);
+  }
+  EXPECT_NO_THROW(read_text("@SQ\tsecond\nAC\n+\nII\n")) << "a read may be called so";
   const std::string missing = error_of([] { open_sequences("/no/such/file.fa"); }, ErrorKind::kIo);
   EXPECT_NE(missing.find("/no/such/file.fa: cannot open: No such file"), std::string::npos);
   error_of(
@@ -269,6 +277,16 @@ TEST(SequenceReader, ForeignFormatsAreNamed) {
         open_sequences("/")->next(part);
       },
       ErrorKind::kIo);
+}
+
+TEST(SequenceReader, ACutFileIsToBeCopiedAgain) {
+  const std::string text = as_fasta({{"a", "", random_bases(3000, 5)}}, 60, "\n");
+  for (const std::string& whole : {gzip(text), bgzip(text)}) {
+    const std::string cut = whole.substr(0, whole.size() / 2);
+    const std::string message = error_of([&] { read_text(cut); });
+    EXPECT_EQ(message.find("x.fa: truncated: "), 0U) << message;
+    EXPECT_NE(message.find("; copy or download it again"), std::string::npos) << message;
+  }
 }
 
 TEST(SequenceReader, TruncatedCompressionIsNeverWhole) {

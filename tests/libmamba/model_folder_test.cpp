@@ -380,6 +380,8 @@ TEST_F(ModelFolderTest, SaysWhatAFolderLacks) {
   expect_error(ErrorKind::kInput, {"config.json", "model/config.json"},
                [&] { load_model(folder_, Device{}); });
   const fs::path path = saved();
+  expect_error(ErrorKind::kIo, {"model.safetensors: is a file; expected the folder"},
+               [&] { load_model(path / "model.safetensors", Device{}); });
   const auto load = [&] { load_model(path, Device{}); };
   fs::remove(path / "model.safetensors");
   expect_error(ErrorKind::kInput, {"no weights", "model.safetensors"}, load);

@@ -312,10 +312,10 @@ TEST_F(RunCheckpointTest, NoneWholeIsAnErrorThatNamesEach) {
   save(folder_, 2000);
   fs::remove(step_folder(1000) / "optimizer.safetensors");
   spit(step_folder(2000) / "model.safetensors", "");
-  expect_error(
-      ErrorKind::kInput,
-      {"none of 2", "step-00001000/optimizer.safetensors", "step-00002000/model.safetensors"},
-      [&] { load_newest_checkpoint(folder_, kCpu, nullptr); });
+  expect_error(ErrorKind::kInput,
+               {"none of 2", "put back a copy", "step-00001000/optimizer.safetensors",
+                "step-00002000/model.safetensors"},
+               [&] { load_newest_checkpoint(folder_, kCpu, nullptr); });
   // the run goes on over the damaged ones and ends with whole ones
   save(folder_, 2000);
   expect_is(*load_newest_checkpoint(folder_, kCpu, nullptr), 2000);

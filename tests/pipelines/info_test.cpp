@@ -70,6 +70,9 @@ TEST_F(InfoTest, OtherFoldersAreRefused) {
   std::filesystem::create_directory(path("empty"));
   expect_error(ErrorKind::kInput, {"empty", "neither a model"}, [&] { report("empty"); });
   expect_error(ErrorKind::kInput, {"nowhere", "no such folder"}, [&] { report("nowhere"); });
+  std::ofstream(path("file")) << "text";
+  expect_error(ErrorKind::kInput, {"file: is a file; name a model folder"},
+               [&] { report("file"); });
 }
 
 TEST_F(InfoTest, APlanIsMeasured) {

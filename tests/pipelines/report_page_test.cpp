@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "pipelines/run_figures.h"
 #include "pipelines/svg_plot.h"
 #include "tests/pipelines/pipeline_fixture.h"
 
