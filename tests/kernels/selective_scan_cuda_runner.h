@@ -75,6 +75,19 @@ class DeviceRows {
     return out;
   }
 
+  /// Elements between the rows that are no longer NaN.
+  int64_t written_between() const {
+    if (view_.rank == 0 || owner_.size() == 0) return 0;
+    Tensor host({}, owner_.dtype(), owner_.shape());
+    ctx_->download(owner_, host);
+    int64_t count = 0;
+    for (int64_t i = 0; i < owner_.size(); ++i) {
+      const int64_t column = i % (width_ + gap_) - gap_ / 2;
+      if ((column < 0 || column >= width_) && !std::isnan(element(host, i))) ++count;
+    }
+    return count;
+  }
+
   static float element(Tensor& host, int64_t index) {
     const auto i = static_cast<size_t>(index);
     if (host.dtype() == DType::kF32) return host.host<float>()[i];
@@ -170,6 +183,15 @@ class CudaScanRunner {
     out.d.state_in = plain(dstate);
     if (segments == 1) out.saved = plain(saved[0]);
     return out;
+  }
+
+  /// Elements between rows of what the last run wrote that it had no business with.
+  int64_t written_between_rows() const {
+    int64_t count = 0;
+    for (const DeviceRows* rows : {&y_, &y_again_, &du_, &ddelta_, &dz_, &dB_, &dC_}) {
+      count += rows->written_between();
+    }
+    return count;
   }
 
   /// Forward with marks every `every` positions, which lie in the midst of a larger array; those of

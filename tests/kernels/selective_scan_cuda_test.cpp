@@ -106,6 +106,28 @@ TEST_F(SelectiveScanCuda, MatchesOracleWhateverTheSpeedOfItsChannels) {
   }
 }
 
+// Rows side by side, apart on 16 bytes, on 8, on none: tiles come whole, in pieces, by element.
+TEST_F(SelectiveScanCuda, AlignmentChangesNoBitOfTheOutputs) {
+  for (const ScanCase& scan :
+       {ScanCase{3, 61, 64, 16}, ScanCase{2, 64, 72, 8}, ScanCase{3, 41, 96, 32},
+        ScanCase{2, 23, 40, 64}, ScanCase{1, 1, 8, 16}, ScanCase{2, 33, 64, 12}}) {
+    for (const DType dtype : kTypes) {
+      const Inputs in = rounded_inputs(scan_inputs(scan), dtype);
+      const ScanRun whole = CudaScanRunner(ctx(), in, dtype).run();
+      for (const int64_t gap : {16, 8, 4, 5}) {
+        SCOPED_TRACE(testing::Message() << scan.name() << " " << to_string(dtype) << ", rows "
+                                        << gap << " elements apart");
+        CudaScanRunner runner(ctx(), in, dtype, gap);
+        const ScanRun found = runner.run();
+        EXPECT_EQ(found.y, whole.y);
+        EXPECT_EQ(found.state_out, whole.state_out);
+        EXPECT_EQ(found.saved, whole.saved);
+        EXPECT_EQ(runner.written_between_rows(), 0);
+      }
+    }
+  }
+}
+
 TEST_F(SelectiveScanCuda, KeepsStatesForTheBackwardPass) {
   const Inputs in = scan_inputs({2, 700, 12, 16});
   const auto oracle = reference::scan_forward(as_oracle(in));
