@@ -19,37 +19,37 @@ struct CombineArgs {
   int d_inner = 0, d_state = 0;
 };
 
-constexpr int kCombineLanes = 32;
-constexpr int kCombineSegments = 16;
+/// Chunks of a run whose summaries a thread keeps for its second walk.
+constexpr int kCombineKept = 9;
 
-/// Replaces each chunk's summary by the state before it. A thread owns one state and one of 16 runs
-/// of chunks: it composes its run, takes what the runs before it compose to, and walks again.
+/// Replaces each chunk's summary by the state before it. A thread owns one state and one of kRuns
+/// runs of chunks: it composes its run, takes what the runs before it compose to, and walks again.
 /// Reversed, for gradients, time runs from the last chunk to the first.
-template <bool kReversed>
-__global__ void __launch_bounds__(kCombineLanes* kCombineSegments, 2)
+/// Launch  kLanes x kRuns threads, a block for as many states of a batch row
+template <bool kReversed, int kRuns, int kLanes>
+__global__ void __launch_bounds__(kLanes* kRuns, 1024 / (kLanes * kRuns))
     scan_combine_kernel(const CombineArgs p) {
   after_previous_kernel();
-  __shared__ float decays[kCombineSegments][kCombineLanes];
-  __shared__ float locals[kCombineSegments][kCombineLanes];
-  __shared__ float sums[kCombineSegments][kCombineLanes];
+  __shared__ float decays[kRuns][kLanes];
+  __shared__ float locals[kRuns][kLanes];
+  __shared__ float sums[kRuns][kLanes];
   const int lane = static_cast<int>(threadIdx.x);
-  const int segment = static_cast<int>(threadIdx.y);
+  const int run = static_cast<int>(threadIdx.y);
   const int width = p.d_inner * p.d_state;
-  const int per_row = (width + kCombineLanes - 1) / kCombineLanes;
+  const int per_row = (width + kLanes - 1) / kLanes;
   const int64_t b = blockIdx.x / per_row;
-  const int index = static_cast<int>(blockIdx.x % per_row) * kCombineLanes + lane;
+  const int index = static_cast<int>(blockIdx.x % per_row) * kLanes + lane;
   const int en = min(index, width - 1);
   const int e = en / p.d_state;
   const int n = en % p.d_state;
   const float A = p.A[e * p.A_stride + n] * kLog2e;
   float* const state = p.state + b * p.chunks * width + en;
   const float* const delta_sum = p.delta_sum + b * p.chunks * p.d_inner + e;
-  const int64_t begin = p.chunks * segment / kCombineSegments;
-  const int64_t end = p.chunks * (segment + 1) / kCombineSegments;
+  const int64_t begin = p.chunks * run / kRuns;
+  const int64_t end = p.chunks * (run + 1) / kRuns;
   const auto at = [&](int64_t i) { return kReversed ? p.chunks - 1 - i : i; };
 
-  // what a short run read is kept for its second walk: up to 144 chunks
-  constexpr int kKept = 9;
+  constexpr int kKept = kCombineKept;
   const bool kept = end - begin <= kKept;
   float summaries[kKept];
   float factors[kKept];
@@ -81,12 +81,12 @@ __global__ void __launch_bounds__(kCombineLanes* kCombineSegments, 2)
       compose(state[at(i) * width], step, ex2(A * step));
     }
   }
-  decays[segment][lane] = decay;
-  locals[segment][lane] = local;
-  sums[segment][lane] = sum;
+  decays[run][lane] = decay;
+  locals[run][lane] = local;
+  sums[run][lane] = sum;
   __syncthreads();
   float h = p.from.empty() ? 0.0F : p.from.at(b, e)[n];
-  for (int s = 0; s < segment; ++s) h = fmaf(decays[s][lane], h, locals[s][lane]);
+  for (int s = 0; s < run; ++s) h = fmaf(decays[s][lane], h, locals[s][lane]);
   if (index < width) {
     if (kept) {
 #pragma unroll
@@ -105,20 +105,33 @@ __global__ void __launch_bounds__(kCombineLanes* kCombineSegments, 2)
         h = next;
       }
     }
-    if (segment == kCombineSegments - 1) {
+    if (run == kRuns - 1) {
       if (!p.last.empty()) p.last.at(b, e)[n] = h;
       if (!p.total.empty() && n == 0) {
         float total = 0.0F;
-        for (int s = 0; s < kCombineSegments; ++s) total += sums[s][lane];
+        for (int s = 0; s < kRuns; ++s) total += sums[s][lane];
         p.total.at(b, 0)[e] = total;
       }
     }
   }
 }
 
-inline int64_t combine_blocks(const CombineArgs& p) {
-  const int64_t width = static_cast<int64_t>(p.d_inner) * p.d_state;
-  return p.batch * ((width + kCombineLanes - 1) / kCombineLanes);
+/// Calls body with a kernel, its blocks and their threads, for what `p` says: runs as short as
+/// their threads can keep, so that many short sequences take no threads that have nothing to do.
+template <bool kReversed, class Body>
+void with_combine_kernel(const CombineArgs& p, Body&& body) {
+  const auto with = [&]<int kRuns, int kLanes>() {
+    const int64_t width = static_cast<int64_t>(p.d_inner) * p.d_state;
+    body(scan_combine_kernel<kReversed, kRuns, kLanes>, p.batch * ((width + kLanes - 1) / kLanes),
+         dim3(kLanes, kRuns));
+  };
+  if (p.chunks <= kCombineKept) {
+    with.template operator()<1, 128>();
+  } else if (p.chunks <= 4 * kCombineKept) {
+    with.template operator()<4, 32>();
+  } else {
+    with.template operator()<16, 32>();
+  }
 }
 
 }  // namespace gmamba::cuda::scan

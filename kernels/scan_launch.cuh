@@ -275,11 +275,14 @@ void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
 }
 
 inline void launch_combine(Context& ctx, const CombineArgs& p, bool reversed) {
-  const unsigned blocks = grid_of(combine_blocks(p));
-  const dim3 threads(kCombineLanes, kCombineSegments);
-  start_overlapping(stream_of(ctx),
-                    reversed ? scan_combine_kernel<true> : scan_combine_kernel<false>, blocks,
-                    threads, 0, p);
+  const auto start = [&](auto kernel, int64_t blocks, dim3 threads) {
+    start_overlapping(stream_of(ctx), kernel, grid_of(blocks), threads, 0, p);
+  };
+  if (reversed) {
+    with_combine_kernel<true>(p, start);
+  } else {
+    with_combine_kernel<false>(p, start);
+  }
   check_launch(ctx, "scan_combine", p.batch, " x ", p.chunks, " chunks x ", p.d_inner, ", state ",
                p.d_state);
 }
