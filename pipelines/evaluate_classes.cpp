@@ -17,24 +17,25 @@ namespace gmamba {
 namespace {
 
 LabelledText read_text(const std::string& table, const std::vector<std::string>& inputs,
-                       const std::string& labels, Job& job) {
+                       const std::string& labels, InvalidLetters invalid, Job& job) {
   if (!table.empty()) {
     job.record.add_input(table);
-    return read_labelled_table(table);
+    return read_labelled_table(table, invalid, job.log);
   }
   for (const std::string& input : inputs) job.record.add_input(input);
   job.record.add_input(labels);
-  return read_labelled_records(inputs, labels, job.log);
+  return read_labelled_records(inputs, labels, job.log, invalid);
 }
 
 /// What the baseline learns from: one table, or records with a table of labels.
 LabelledText read_baseline_text(const EvaluateOptions& options, Job& job) {
   if (!options.baseline_labels.empty()) {
-    return read_text({}, options.baseline_train, options.baseline_labels, job);
+    return read_text({}, options.baseline_train, options.baseline_labels, options.input.invalid,
+                     job);
   }
   LabelledText all;
   for (const std::string& table : options.baseline_train) {
-    LabelledText one = read_text(table, {}, {}, job);
+    LabelledText one = read_text(table, {}, {}, options.input.invalid, job);
     std::move(one.sequences.begin(), one.sequences.end(), std::back_inserter(all.sequences));
     std::move(one.labels.begin(), one.labels.end(), std::back_inserter(all.labels));
   }
@@ -118,7 +119,8 @@ void detail::evaluate_classes(const EvaluateOptions& options, Context& ctx, cons
     return;
   }
   const Tokenizer tokenizer(model.vocabulary());
-  const LabelledText text = read_text(options.table, options.input.inputs, options.labels, job);
+  const LabelledText text =
+      read_text(options.table, options.input.inputs, options.labels, options.input.invalid, job);
   std::vector<Example> examples =
       make_examples(text, config.labels, config.task, tokenizer,
                     options.table.empty() ? options.labels : options.table);

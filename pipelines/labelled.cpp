@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "io/genome.h"
+#include "io/letters.h"
 #include "io/sequence_reader.h"
 #include "io/table.h"
 #include "io/windows.h"
@@ -15,25 +16,53 @@
 
 namespace gmamba {
 
-LabelledText read_labelled_table(const std::string& path) {
+namespace {
+
+/// Refuses what is no sequence letter, or makes N of it; returns how many it made.
+int64_t check_letters(std::string& letters, InvalidLetters invalid, const std::string& path,
+                      int64_t line) {
+  int64_t count = 0;
+  for (size_t at = 0;;) {
+    at += find_invalid_letter(std::string_view(letters).substr(at));
+    if (at == letters.size()) return count;
+    if (invalid == InvalidLetters::kError ||
+        !may_stand_for_n(static_cast<unsigned char>(letters[at]))) {
+      fail(ErrorKind::kInput, printable(path), ": line ", line, ": ", shown_byte(letters[at]),
+           " at base ", at + 1, " of the sequence", letter_problem(letters[at]));
+    }
+    letters[at] = 'N';
+    ++count;
+  }
+}
+
+}  // namespace
+
+LabelledText read_labelled_table(const std::string& path, InvalidLetters invalid, Log* log) {
   TableReader table(path);
   const auto sequence = static_cast<size_t>(table.column("sequence"));
   const auto label = static_cast<size_t>(table.column("label"));
   LabelledText text;
   std::vector<std::string> fields;
+  int64_t made_n = 0;
   while (table.next(fields)) {
     require(!fields[sequence].empty() && !fields[label].empty(), ErrorKind::kInput, printable(path),
             ": line ", table.line(), ": an empty sequence or label");
+    made_n += check_letters(fields[sequence], invalid, path, table.line());
     text.sequences.push_back(std::move(fields[sequence]));
     text.labels.push_back(std::move(fields[label]));
   }
   require(!text.sequences.empty(), ErrorKind::kInput, printable(path),
           ": no rows below the header");
+  if (made_n > 0) {
+    log_line(log, LogLevel::kWarning,
+             concat(printable(path), ": ", format_count(made_n),
+                    " letters that are no sequence letters were read as N"));
+  }
   return text;
 }
 
 LabelledText read_labelled_records(const std::vector<std::string>& inputs,
-                                   const std::string& labels, Log* log) {
+                                   const std::string& labels, Log* log, InvalidLetters invalid) {
   std::unordered_map<std::string, std::string> label_of;
   TableReader table(labels);
   const auto id = static_cast<size_t>(table.column("id"));
@@ -46,7 +75,7 @@ LabelledText read_labelled_records(const std::vector<std::string>& inputs,
   }
   LabelledText text;
   for (const std::string& input : inputs) {
-    const auto reader = open_sequences(input, {.log = log});
+    const auto reader = open_sequences(input, {.invalid = invalid, .log = log});
     SequenceRecord record;
     while (next_record(*reader, record)) {
       const auto found = label_of.find(record.id);

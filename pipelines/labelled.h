@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "io/sequence_reader.h"
 #include "io/tokenizer.h"
 #include "libmamba/config.h"
 #include "libmamba/core/log.h"
@@ -28,13 +29,17 @@ struct LabelledText {
   std::vector<std::string> labels;
 };
 
-/// Columns `sequence` and `label` of a table.
-LabelledText read_labelled_table(const std::string& path);
+/// Columns `sequence` and `label` of a table. A letter outside IUPAC is an error that names its
+/// line and base, or read as N and counted in a warning.
+LabelledText read_labelled_table(const std::string& path,
+                                 InvalidLetters invalid = InvalidLetters::kError,
+                                 Log* log = nullptr);
 
 /// Records of FASTA or FASTQ files joined with a table of `id` and `label`. A record without a
 /// label is an error that names it; labels without a record are counted in a warning.
 LabelledText read_labelled_records(const std::vector<std::string>& inputs,
-                                   const std::string& labels, Log* log);
+                                   const std::string& labels, Log* log,
+                                   InvalidLetters invalid = InvalidLetters::kError);
 
 /// Class names in sorted order; numbers sort by value.
 std::vector<std::string> class_names(const std::vector<std::string>& labels);

@@ -47,6 +47,26 @@ TEST_F(Labelled, TablesBecomeExamples) {
   EXPECT_THROW(read_labelled_table(write("empty.tsv", "sequence\tlabel\n")), Error);
 }
 
+TEST_F(Labelled, LettersOutsideIupacAreNamedOrReadAsN) {
+  const std::string table = write("odd.tsv", "sequence\tlabel\nACGT\ta\nAC#T-\tb\n");
+  try {
+    read_labelled_table(table);
+    ADD_FAILURE() << "read";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("odd.tsv: line 3: '#' at base 3"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_EQ(read_labelled_table(table, InvalidLetters::kN).sequences[1], "ACNTN");
+  EXPECT_THROW(
+      read_labelled_table(write("blank.tsv", "sequence\tlabel\nAC GT\ta\n"), InvalidLetters::kN),
+      Error);
+  const std::string fasta = write("odd.fa", ">one\nAC#T\n");
+  const std::string labels = write("odd_labels.tsv", "id\tlabel\none\tx\n");
+  EXPECT_THROW(read_labelled_records({fasta}, labels, nullptr), Error);
+  EXPECT_EQ(read_labelled_records({fasta}, labels, nullptr, InvalidLetters::kN).sequences[0],
+            "ACNT");
+}
+
 TEST_F(Labelled, NumbersSortByValue) {
   EXPECT_EQ(class_names({"10", "2", "1", "2"}), (std::vector<std::string>{"1", "2", "10"}));
 }
