@@ -6,6 +6,7 @@
 
 #include <cuda.h>
 
+#include "kernels/cuda_barrier.cuh"
 #include "kernels/cuda_common.cuh"
 
 namespace gmamba::cuda {
@@ -23,9 +24,6 @@ struct TiledArray {
   int64_t count = 0, rows = 0, width = 0;  // extents
   int64_t outer = 0, inner = 0;            // elements from one to the next of the first two axes
   int64_t tile_rows = 0, tile_width = 0;
-  // bytes of a tile's row where pieces of 16 bytes change places with the row, so that a piece of
-  // several rows lies in different banks: 0 (none), 32, 64 or 128
-  int swizzle = 0;
 };
 
 /// The driver's function that writes maps; null where the driver has none.
@@ -75,53 +73,29 @@ inline bool write_tile_map(const TiledArray& a, TileMap& map) {
   const cuuint32_t tile[3] = {static_cast<cuuint32_t>(a.tile_width),
                               static_cast<cuuint32_t>(a.tile_rows), 1};
   const cuuint32_t every[3] = {1, 1, 1};
-  const CUtensorMapSwizzle swizzle = a.swizzle == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
-                                     : a.swizzle == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
-                                     : a.swizzle == 32 ? CU_TENSOR_MAP_SWIZZLE_32B
-                                                       : CU_TENSOR_MAP_SWIZZLE_NONE;
   const CUresult result = tile_map_encoder()(
       &map, a.element == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 3,
       const_cast<void*>(a.data), extents, steps, tile, every, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+      CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS;
 }
 
 // ---- device side. Addresses of shared memory are those of its own space.
 
-/// So many arrivals, and the bytes announced with them, open the barrier.
-__device__ inline void begin_barrier(uint32_t barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-__device__ inline void arrive(uint32_t barrier) {
-  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(barrier)
-               : "memory");
-}
 /// Behind the last of several begin_barrier: the copy unit sees them.
 __device__ inline void show_barriers() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
 }
+/// Reaches the barrier, which opens when so many bytes have come as well.
 __device__ inline void expect_bytes(uint32_t barrier, int bytes) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 #endif
 }
-/// Waits until the barrier has opened an odd (parity 0) or even (1) number of times.
-__device__ inline void wait_for_bytes(uint32_t barrier, uint32_t parity) {
-#if __CUDA_ARCH__ >= 900
-  int open = 0;
-  while (open == 0) {
-    asm volatile(
-        "{.reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.s32 %0, 1, 0, p;}"
-        : "=r"(open)
-        : "r"(barrier), "r"(parity)
-        : "memory");
-  }
-#endif
-}
-
 /// Starts bringing the tile at (outer, row, column) to `to`, which lies on 128 bytes.
 __device__ inline void fetch_tile(uint32_t to, const TileMap& map, int column, int row, int outer,
                                   uint32_t barrier) {

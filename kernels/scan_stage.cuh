@@ -6,13 +6,11 @@
 #include <cstring>
 #include <type_traits>
 
+#include "kernels/cuda_barrier.cuh"
 #include "kernels/scan_common.cuh"
 
 namespace gmamba::cuda::scan {
 
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 template <int kBytes>
 __device__ inline void copy_async(void* to, const void* from) {
   if constexpr (kBytes == 16) {

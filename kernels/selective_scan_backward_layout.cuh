@@ -3,6 +3,7 @@
 /// lane reads and writes in each phase of a tile.
 #pragma once
 
+#include "kernels/cuda_barrier.cuh"
 #include "kernels/scan_mma.cuh"
 #include "kernels/selective_scan_backward_args.cuh"
 
@@ -193,32 +194,6 @@ __device__ inline void store_quads(float* to, const float (&from)[2][4]) {
 __device__ inline int again(int value) {
   asm volatile("" : "+r"(value));
   return value;
-}
-
-/// A barrier that threads reach at one place and wait for at another. Every thread reaches it for
-/// itself, though one of a warp could for all: so its accesses are ordered for tools as well.
-__device__ inline void begin_turns(uint32_t* turn, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(turn))),
-               "r"(arrivals)
-               : "memory");
-}
-__device__ inline void reach_turn(uint32_t* turn) {
-  asm volatile("{.reg .b64 state; mbarrier.arrive.shared.b64 state, [%0];}" ::"r"(
-                   static_cast<uint32_t>(__cvta_generic_to_shared(turn)))
-               : "memory");
-}
-/// Waits until all have reached turn number `number`, counted modulo 2.
-__device__ inline void wait_for_turn(uint32_t* turn, int number) {
-  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(turn));
-  int passed = 0;
-  while (passed == 0) {
-    asm volatile(
-        "{.reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.s32 %0, 1, 0, p;}"
-        : "=r"(passed)
-        : "r"(address), "r"(number)
-        : "memory");
-  }
 }
 
 /// Where a lane prepares and finishes positions: four channels from `quad` of its group's, of

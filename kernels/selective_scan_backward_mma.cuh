@@ -137,7 +137,9 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   // Where the chunk's rows begin; read from shared memory rather than kept or computed each time.
   // From there 32 bits of offset are enough.
   if (thread == 0) {
-    if constexpr (S::kApart) begin_turns(words + S::kTurn, kBackwardWarps * 32);
+    // every thread reaches it for itself, though one of a warp could for all: so its accesses are
+    // ordered for tools as well
+    if constexpr (S::kApart) begin_barrier(shared_address(words + S::kTurn), kBackwardWarps * 32);
     const auto put = [&](Base which, const void* at) {
       reinterpret_cast<const void**>(words + S::kBasesFrom)[which] = at;
     };
@@ -236,7 +238,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   int stage = 0;
   // dB and dC of the tile from `row` on, once all warps have left theirs
   const auto add_up = [&](int row, int stage) {
-    wait_for_turn(words + S::kTurn, stage);
+    wait_for_barrier(shared_address(words + S::kTurn), stage);
     sum_channel_groups<kStates>(words, bases[kPartial], S::kSums + stage * S::kSumsWords, row,
                                 min(steps - row, kTile), thread);
   };
@@ -451,7 +453,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       }
     }
     if constexpr (S::kApart) {
-      reach_turn(words + S::kTurn);
+      reach_barrier(shared_address(words + S::kTurn));
       __syncwarp();
     } else {
       __syncthreads();

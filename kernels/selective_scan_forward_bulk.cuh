@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
       wait_for_stored_reads<1>();  // of the tile whose place the next u takes
       fetch(t + kRows, stage ^ 1, next_slot);
     }
-    wait_for_bytes(here + M::kBarriers + stage * 8, parity);
+    wait_for_barrier(here + M::kBarriers + stage * 8, parity);
     const T* const tokens =
         reinterpret_cast<const T*>(mine + M::kTokens + stage * 2 * S::kTokenBytes);
     widen_tile<kRows * kColumns>(B_tile, tokens, lane, kReady ? 1.0F : kLn2);
