@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
   constexpr int kUnroll = 4;
-  extern __shared__ __align__(128) unsigned char forward_shared[];
+  extern __shared__ __align__(128) unsigned char forward_tiles[];
   let_next_kernel_begin();
   if (!p.start_is_late) wait_for_previous_kernel();
 
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   const int begin = static_cast<int>(unit.begin);
   const int end = begin + unit.steps;
   const bool gated = !p.z.empty();
-  unsigned char* const mine = forward_shared + warp * M::kBytes;
+  unsigned char* const mine = forward_tiles + warp * M::kBytes;
   float* const B_tile = reinterpret_cast<float*>(mine + M::kWide);
   float* const C_tile = reinterpret_cast<float*>(mine + M::kWide + M::kWideBytes);
   const uint32_t here = shared_address(mine);
