@@ -54,12 +54,13 @@ inline bool has_copy_unit(const Context& ctx) {
 }
 
 /// Writes the map of an array, zeros for one that is not there; false where the copy unit does not
-/// reach it: rows that do not begin on 16 bytes, extents of 2^31.
+/// reach it: rows that do not begin on 16 bytes, none at all, extents of 2^31.
 inline bool write_tile_map(const TiledArray& a, TileMap& map) {
   map = {};
   if (a.data == nullptr) return true;
   if (reinterpret_cast<uintptr_t>(a.data) % 16 != 0) return false;
-  if (a.rows >= int64_t{1} << 31 || a.count >= int64_t{1} << 31) return false;
+  const auto fits = [](int64_t extent) { return extent > 0 && extent < int64_t{1} << 31; };
+  if (!fits(a.rows) || !fits(a.count)) return false;
   // the steps of axes of one element don't matter, but are checked
   const int64_t row = a.rows == 1 ? ceil_div(a.width * a.element, 16) * 16 : a.inner * a.element;
   const int64_t block = a.count == 1 ? a.rows * row : a.outer * a.element;
