@@ -97,6 +97,16 @@ __device__ inline void expect_bytes(uint32_t barrier, int bytes) {
                : "memory");
 #endif
 }
+/// True in one lane of a warp whose lanes are all here, the same one each time. Asked right before
+/// fetch_tile and store_tile, which are for one lane: of a lane chosen in another way the compiler
+/// does not know that it is alone, and loops over lanes at each of them.
+__device__ inline bool elected() {
+  uint32_t yes = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("{.reg .pred p; elect.sync _|p, 0xffffffff; @p mov.u32 %0, 1;}" : "+r"(yes));
+#endif
+  return yes != 0;
+}
 /// Starts bringing the tile at (outer, row, column) to `to`, which lies on 128 bytes.
 __device__ inline void fetch_tile(uint32_t to, const TileMap& map, int column, int row, int outer,
                                   uint32_t barrier) {
@@ -108,8 +118,8 @@ __device__ inline void fetch_tile(uint32_t to, const TileMap& map, int column, i
       : "memory");
 #endif
 }
-/// What this thread wrote to shared memory is seen by store_tile, also by another thread's behind a
-/// barrier.
+/// What this thread wrote to shared memory is there before a store_tile reads it or a fetch_tile
+/// writes over it, also another thread's behind a barrier.
 __device__ inline void show_tile() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -110,13 +110,24 @@ inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
 
-/// Chunks of the outputs, which take `units` warps. Eight warps on an SM take 1.04 times as long as
-/// twelve, and their chunks are longer and cheaper to summarise: twelve only where chunks are long.
-inline Chunks cut_outputs(Context& ctx, int64_t length, int64_t units) {
+/// How the outputs are cut: chunks of time, and the channels of a lane.
+struct OutputsCut {
+  Chunks chunks;
+  int lane_channels = 2;
+};
+/// For `units` warps with two channels a lane; `four_fit`: there may be four. Eight warps on an SM
+/// take 1.04 times as long as twelve, and their chunks are longer and cheaper to summarise: twelve
+/// only where chunks are long. So it is with four channels a lane, whose chunks are half as long.
+inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t units, bool four_fit) {
   constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
-  const Chunks full = cut_evenly(length, units, sms * 4 * kForwardBlocks);
-  return full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8);
+  const int64_t most = sms * 4 * kForwardBlocks;
+  if (four_fit && units % 2 == 0) {
+    const Chunks wide = cut_evenly(length, units / 2, most);
+    if (wide.count > 1 && wide.length >= kLong) return {wide, 4};
+  }
+  const Chunks full = cut_evenly(length, units, most);
+  return {full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8)};
 }
 
 /// Channels of a block of the summary: groups of equal width, a multiple of 8, that fit its

@@ -40,12 +40,15 @@ __device__ inline void mma_sum(float (&to)[4], float x, float y) {
       : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3])
       : "r"(__float_as_uint(x)), "r"(__float_as_uint(y)), "r"(__float_as_uint(1.0F)), "f"(0.0F));
 }
-/// The same added to `to`, of columns for which `one` is 1 and not 0.
-__device__ inline void mma_sum(float (&to)[4], float x, float y, uint32_t one) {
-  asm("mma.sync.aligned.m16n8k4.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, "
+/// The same of two positions at once, added to `to`: of columns for which `one` is 1 and not 0 the
+/// first, of those for which `other` is the second.
+__device__ inline void mma_two_sums(float (&to)[4], const float (&first)[2],
+                                    const float (&second)[2], uint32_t one, uint32_t other) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(to[0]), "+f"(to[1]), "+f"(to[2]), "+f"(to[3])
-      : "r"(__float_as_uint(x)), "r"(__float_as_uint(y)), "r"(one));
+      : "r"(__float_as_uint(first[0])), "r"(__float_as_uint(first[1])),
+        "r"(__float_as_uint(second[0])), "r"(__float_as_uint(second[1])), "r"(one), "r"(other));
 }
 /// Whatever a register holds: for rows of an operand whose results nobody looks at.
 __device__ inline uint32_t any_word() {

@@ -193,14 +193,15 @@ __device__ inline void widen_tile(float* to, const T* from, int lane, float fact
   }
 }
 
-/// Extents of the kernels that keep 2 channels x kStates states per thread, kSplit groups of lanes
-/// to a channel.
-template <class T, int kStates, int kSplit>
+/// Extents of the kernels that keep kChannels channels x kStates states per thread, kSplit groups
+/// of lanes to a channel.
+template <class T, int kStates, int kSplit, int kChannels = 2>
 struct WalkShape {
   static constexpr int kColumns = kStates * kSplit;
   static constexpr int kGroups = 32 / kSplit;
-  static constexpr int kWidth = 2 * kGroups;  // channels of a warp
-  static constexpr int kRows = (kSplit == 1 ? 16 : 8) * 2 / static_cast<int>(sizeof(T));
+  static constexpr int kWidth = kChannels * kGroups;  // channels of a warp
+  static constexpr int kRows =
+      (kSplit == 1 ? 16 : 8) * 4 / (kChannels * static_cast<int>(sizeof(T)));
   static constexpr int kRowsBytes = kRows * kWidth * static_cast<int>(sizeof(T));     // u, ...
   static constexpr int kTokenBytes = kRows * kColumns * static_cast<int>(sizeof(T));  // B or C
 };

@@ -2,6 +2,8 @@
 /// CUDA body of the selective scan, backward: where batch rows and channels don't fill the machine,
 /// gradients of the state at the ends of chunks come from summaries and their combination; then all
 /// gradients of all chunks, and the sums of partials in fixed order.
+#include <optional>
+
 #include "kernels/cuda_reduce.cuh"
 #include "kernels/cuda_sequence.h"
 #include "kernels/scan_launch.cuh"
@@ -122,20 +124,25 @@ void sum_parameters(Context& ctx, const BackwardArgs<T>& p, const SelectiveScanB
   add_partials(ctx, "scan_parameter_sums", sums, args.mode);
 }
 
-/// What differs between the two kernels of all gradients.
+/// What differs between the kernels of all gradients.
 template <class T>
 struct MainKernel {
   void (*kernel)(BackwardArgs<T>);
-  int bytes;    // of shared memory
-  int blocks;   // on an SM
-  int width;    // channels of a block
-  int columns;  // states, padded
+  void (*bulk)(BackwardArgs<T>, BackwardMaps);  // or this one
+  int bytes;                                    // of shared memory
+  int blocks;                                   // on an SM
+  int width;                                    // channels of a block
+  int columns;                                  // states, padded
 };
 template <class T, int kLanes, bool kFast, int kBlocks>
 MainKernel<T> kernel_f32() {
   using S = BackwardShape<kLanes, 2, kScanSavedEveryGpu>;
-  return {scan_backward_kernel<T, kLanes, 2, kScanSavedEveryGpu, kFast, kBlocks>, S::kBytes,
-          kBlocks, S::kBlockWidth, S::kColumns};
+  return {scan_backward_kernel<T, kLanes, 2, kScanSavedEveryGpu, kFast, kBlocks>,
+          nullptr,
+          S::kBytes,
+          kBlocks,
+          S::kBlockWidth,
+          S::kColumns};
 }
 template <int kStates, int kBlocks>
 MainKernel<bf16> kernel_mma(bool gated, bool ready) {
@@ -144,7 +151,24 @@ MainKernel<bf16> kernel_mma(bool gated, bool ready) {
   return {ready   ? scan_backward_mma_kernel<kStates, true, true, kBlocks>
           : gated ? scan_backward_mma_kernel<kStates, true, false, kBlocks>
                   : scan_backward_mma_kernel<kStates, false, false, kBlocks>,
-          S::kBytes, kBlocks, S::kBlockWidth, kStates};
+          nullptr,
+          S::kBytes,
+          kBlocks,
+          S::kBlockWidth,
+          kStates};
+}
+/// With tiles that the copy unit brings, for 8 states.
+MainKernel<bf16> kernel_bulk(bool gated, bool ready) {
+  constexpr int kBlocks = 2;
+  using S = MmaShape<8, true>;
+  return {nullptr,
+          ready   ? scan_backward_bulk_kernel<true, true, kBlocks>
+          : gated ? scan_backward_bulk_kernel<true, false, kBlocks>
+                  : scan_backward_bulk_kernel<false, false, kBlocks>,
+          S::kBytes,
+          kBlocks,
+          S::kBlockWidth,
+          8};
 }
 
 /// True when the kernel on tensor cores can read and write rows in its pieces, and there is one:
@@ -168,6 +192,29 @@ int64_t short_offsets(const BackwardArgs<T>& p) {
   return (int64_t{1} << 32) / bytes;
 }
 
+/// Maps of the arrays of `p` in tiles of a warp of the kernel for 8 states; nothing where the copy
+/// unit cannot bring them.
+std::optional<BackwardMaps> backward_maps(const Context& ctx, const BackwardArgs<bf16>& p) {
+  using S = MmaShape<8, true>;
+  if (p.d_state != 8 || !has_copy_unit(ctx)) return {};
+  const auto write = [&](const Rows<const bf16>& rows, int64_t width, int64_t tile_width,
+                         TileMap& map) {
+    return write_tile_map({rows.data, sizeof(bf16), p.batch, p.length, width, rows.outer,
+                           rows.inner, S::kTile, tile_width},
+                          map);
+  };
+  BackwardMaps maps;
+  const bool reached =
+      write(p.u, p.d_inner, S::kWidth, maps.u) &&
+      write(p.delta, p.d_inner, S::kWidth, maps.delta) &&
+      write(p.dy, p.d_inner, S::kWidth, maps.dy) && write(p.z, p.d_inner, S::kWidth, maps.z) &&
+      write(p.B, p.d_state, p.d_state, maps.B) && write(p.C, p.d_state, p.d_state, maps.C) &&
+      write_tile_map({p.saved.data, sizeof(float), p.batch * p.saved_per_row, p.d_inner, p.d_state,
+                      p.saved.outer, p.saved.inner, S::kWidth, p.d_state},
+                     maps.saved);
+  return reached ? std::optional(maps) : std::nullopt;
+}
+
 MainKernel<bf16> kernel_mma(int d_state, bool gated, bool ready) {
   switch (d_state) {
     case 8:
@@ -181,12 +228,18 @@ MainKernel<bf16> kernel_mma(int d_state, bool gated, bool ready) {
   }
 }
 
+/// The kernel for `p`; `maps` gets what it needs of the copy unit.
 template <class T>
-MainKernel<T> main_kernel(const Context& ctx, const BackwardArgs<T>& p) {
+MainKernel<T> main_kernel(const Context& ctx, const BackwardArgs<T>& p,
+                          std::optional<BackwardMaps>& maps) {
   if constexpr (sizeof(T) == 2) {
     if (fits_mma(p)) {
+      const int most = most_shared_bytes(ctx);  // some devices have less
+      const MainKernel<T> bulk = kernel_bulk(!p.z.empty(), p.ready);
+      if (bulk.bytes <= most) maps = backward_maps(ctx, p);
+      if (maps) return bulk;
       const MainKernel<T> kernel = kernel_mma(p.d_state, !p.z.empty(), p.ready);
-      if (kernel.bytes <= most_shared_bytes(ctx)) return kernel;  // some devices have less
+      if (kernel.bytes <= most) return kernel;
     }
   } else if (fits_vectors(p)) {
     switch (p.d_state) {
@@ -208,7 +261,8 @@ template <class T>
 void backward(Context& ctx, const SelectiveScanBackward& args) {
   BackwardArgs<T> p = backward_args<T>(args);
   Arena::Scope scope(ctx.arena());
-  const MainKernel<T> main = main_kernel(ctx, p);
+  std::optional<BackwardMaps> maps;
+  const MainKernel<T> main = main_kernel(ctx, p, maps);
   const int64_t groups = ceil_div(p.d_inner, main.width);
   const Chunks chunks = cut_time(p.length, p.batch * groups,
                                  static_cast<int64_t>(multiprocessors(ctx)) * main.blocks);
@@ -222,9 +276,15 @@ void backward(Context& ctx, const SelectiveScanBackward& args) {
   p.dD = scratch(ctx, rows * 2 * p.d_inner);
   if (rows > 0) {
     const int bytes = spread(main.bytes, main.blocks);
-    const auto kernel = with_shared_memory(main.kernel, bytes);
-    start_overlapping(stream_of(ctx), kernel, grid_of(rows * groups), kBackwardWarps * 32, bytes,
-                      p);
+    const auto start = [&](auto kernel, const auto&... arguments) {
+      start_overlapping(stream_of(ctx), with_shared_memory(kernel, bytes), grid_of(rows * groups),
+                        kBackwardWarps * 32, bytes, p, arguments...);
+    };
+    if (maps) {
+      start(main.bulk, *maps);
+    } else {
+      start(main.kernel);
+    }
     check_launch(ctx, "scan_backward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                  p.d_state, ", ", p.chunks, " chunks");
   }

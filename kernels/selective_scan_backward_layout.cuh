@@ -3,15 +3,17 @@
 /// lane reads and writes in each phase of a tile.
 #pragma once
 
-#include "kernels/cuda_barrier.cuh"
 #include "kernels/scan_mma.cuh"
 #include "kernels/selective_scan_backward_args.cuh"
 
 namespace gmamba::cuda::scan {
 
-/// Where the arrays of a block lie in shared memory, in words of 4 bytes.
-template <int kStates>
+/// Where the arrays of a block lie in shared memory, in words of 4 bytes. kApart: warps that have
+/// all they need brought for themselves, by the copy unit, and wait for each other only where they
+/// add up dB and dC, a tile behind; for 8 states, with more of them there is no room for that.
+template <int kStates, bool kApart = false>
 struct MmaShape {
+  static_assert(!kApart || kStates == 8);
   static constexpr int kTile = 16;                                 // positions
   static constexpr int kSubs = kStates == 8 ? 2 : 1;               // times 16 channels
   static constexpr int kSplit = kStates <= 16 ? 1 : kStates / 16;  // warps of a channel
@@ -20,9 +22,6 @@ struct MmaShape {
   static constexpr int kBlockWidth = kGroups * kWidth;
   static constexpr int kWarpStates = kStates / kSplit;
   static constexpr int kWindows = kTile / kWindow;
-  // warps that copy for themselves all they need, and wait for each other only where they add up
-  // dB and dC, a tile behind; with more states there is no shared memory for that
-  static constexpr bool kApart = kStates == 8;
   static constexpr int kArray = kTile * kWidth;  // one value per position and channel
 
   // of a warp; what all warps of a group of channels share lies with the first of them
@@ -43,15 +42,20 @@ struct MmaShape {
   static constexpr int kChannels = kParameters + 256;      // delta bias and D
   static constexpr int kOffsets = kChannels + 2 * kWidth;  // of a lane's saved states: [32][2]
   static constexpr int kWarpWords = kOffsets + 64;
-  // of the block, for each of two stages: u, delta, dy, z, then B and C
-  static constexpr int kRaw = kTile * kBlockWidth / 2;
+  // for each of two stages, of the block or of every warp: u, delta, dy, z, then B and C
+  static constexpr int kRawWidth = kApart ? kWidth : kBlockWidth;
+  static constexpr int kRaw = kTile * kRawWidth / 2;
   static constexpr int kRawBC = kTile * kStates / 2;
-  static constexpr int kStageWords = 4 * kRaw + (kApart ? kBackwardWarps : 1) * 2 * kRawBC;
+  static constexpr int kPartWords = 4 * kRaw + 2 * kRawBC;
+  static constexpr int kStageWords = (kApart ? kBackwardWarps : 1) * kPartWords;
 
   static constexpr int kStagesFrom = kBackwardWarps * kWarpWords;
   static constexpr int kBasesFrom = kStagesFrom + 2 * kStageWords;  // addresses of a chunk's rows
   static constexpr int kTurn = kBasesFrom + 30;  // where warps wait for each other: an mbarrier
-  static constexpr int kBytes = (kBasesFrom + 32) * 4;
+  static constexpr int kCome = kBasesFrom + 32;  // and for either stage: [warps][2]
+  static constexpr int kBytes = (kApart ? kCome + 4 * kBackwardWarps : kCome) * 4;
+  static_assert(!kApart || (kWarpWords % 32 == 0 && kPartWords % 32 == 0 && kRawBC % 32 == 0),
+                "tiles lie on 128 bytes");
 
   /// Column `c` of row `t` of an array of kColumns words, turned so that four rows are read without
   /// conflicts of banks, 8 words of each.
@@ -61,6 +65,7 @@ struct MmaShape {
   }
   /// The same for pieces of 16 bytes of raw rows, of which a warp reads kWidth / 8 neighbours.
   static __device__ int raw_piece(int t, int piece) {
+    if constexpr (kApart) return t * (kWidth / 8) + piece % (kWidth / 8);
     constexpr int kPieces = kBlockWidth / 8;
     constexpr int kRowsPerLine = kPieces < 8 ? 8 / kPieces : 1;
     constexpr int kTurns = (kPieces < 8 ? kPieces : 8) / (kWidth / 8);
@@ -84,9 +89,9 @@ __device__ inline void load_words(const uint32_t* from, uint32_t (&to)[kCount]) 
 
 /// Where a lane reads the operands of a window and leaves results; windows follow each other by
 /// constants.
-template <int kStates>
+template <int kStates, bool kApart>
 struct MmaOperands {
-  using S = MmaShape<kStates>;
+  using S = MmaShape<kStates, kApart>;
   static constexpr int kParts = S::kSubs == 1 ? 2 : 1;  // quads that differ in their states
   static constexpr int kRows = kWindow * kStates / 2;   // from window to window of B and C
   static constexpr int kNext = kWindow * S::kWidth;     // of arrays over channels
@@ -181,6 +186,18 @@ __device__ inline void load_quads(const float* from, float (&to)[2][4]) {
     to[0][2 * i] = v[0], to[0][2 * i + 1] = v[1], to[1][2 * i] = v[2], to[1][2 * i + 1] = v[3];
   }
 }
+/// The same from the states of 32 channels in order, 8 of each.
+__device__ inline void load_quads_in_order(const float* from, int lane, float (&to)[2][4]) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float v[2];
+      load_shared(from + (k * 16 + lane / 4 * 2 + i) * 8 + lane % 4 * 2, v);
+      to[k][2 * i] = v[0], to[k][2 * i + 1] = v[1];
+    }
+  }
+}
 __device__ inline void store_quads(float* to, const float (&from)[2][4]) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -198,15 +215,15 @@ __device__ inline int again(int value) {
 
 /// Where a lane prepares and finishes positions: four channels from `quad` of its group's, of
 /// position `first` and of those kAtOnce further on.
-template <int kStates>
+template <int kStates, bool kApart>
 struct MmaRounds {
-  using S = MmaShape<kStates>;
+  using S = MmaShape<kStates, kApart>;
   static constexpr int kQuads = S::kWidth / 4;
   static constexpr int kAtOnce = 32 * S::kSplit / kQuads;
   static constexpr int kCount = kAtOnce < S::kTile ? S::kTile / kAtOnce : 1;
   // from round to round in words; turns repeat within the rows of a round
   static constexpr int kNext = kAtOnce * S::kWidth;
-  static constexpr int kNextRaw = kAtOnce * S::kBlockWidth / 2;
+  static constexpr int kNextRaw = kAtOnce * S::kRawWidth / 2;
 
   int group, first, quad, at, turned_at, raw_at;
 
@@ -217,7 +234,8 @@ struct MmaRounds {
     first = in_group / kQuads;
     at = first * S::kWidth + quad;
     turned_at = S::template at<S::kWidth>(first, quad);
-    raw_at = S::raw_piece(first, (group * S::kWidth + quad) / 8) * 4 + quad % 8 / 2;
+    raw_at = (kApart ? group * S::kPartWords : 0) +
+             S::raw_piece(first, (group * S::kWidth + quad) / 8) * 4 + quad % 8 / 2;
   }
   /// The group's region of a block's words.
   __device__ uint32_t* region(uint32_t* words) const {

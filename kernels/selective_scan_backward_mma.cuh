@@ -10,74 +10,96 @@
 ///         No sum goes through shared memory but those over warps. Operands of a window of 4
 ///         positions lie in one register: lane q (or g / 2) holds position q, and a result is kept
 ///         where its lane and its position meet. States beyond 16 go to the other warps of a block.
+///         8 states fill half of a sum's product, the other half is the next position's
 /// Time    tiles of 16 positions, last first: activations and the state before the tile arrive a
 ///         tile ahead by asynchronous copies; then prepare (softplus, gate, splits), walk 12
 ///         positions for the states before windows, and per window walk and walk back, then finish
 /// Waits   a block's warps share tiles, and wait for each other at both ends of one. With 8 states
-///         each copies what it needs, and they meet once a tile, where dB and dC are added up
+///         and a copy unit each has brought what it needs, and they meet once a tile, where dB and
+///         dC are added up
 /// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
 /// Floor   issue: 23 slots per state update; exponential unit: 1.75 x 16 + 5 per channel-position
-/// Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8, 16, 32 or 64
+/// Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8, 16, 32 or 64;
+///         for the copy unit rows of B, C and saved states on 16 bytes, 2^31 positions
 #pragma once
 
+#include "kernels/cuda_bulk.cuh"
 #include "kernels/selective_scan_backward_positions.cuh"
 
 namespace gmamba::cuda::scan {
 
-/// Sums over states and over channels of two packed quads; `right` and `weights` as above. With 8
-/// states the former are added to `states`: `right` is zero but for one position's columns, so that
-/// each lane is left with what is of its position.
-template <int kStates>
-__device__ inline void sum_quads(const float (&quads)[2][4],
-                                 const uint32_t (&right)[MmaOperands<kStates>::kParts],
-                                 const uint32_t (&weights)[MmaShape<kStates>::kSubs][2],
-                                 float (&states)[MmaShape<kStates>::kSubs][4],
-                                 float (&channels)[4]) {
-  uint32_t v[4];
+/// Two quads of a position as bf16, and turned over.
+struct PackedQuads {
+  uint32_t words[4], turned[4];
+
+  __device__ void pack(const float (&quads)[2][4]) {
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    v[2 * k] = narrow_pair(quads[k][0], quads[k][1]);
-    v[2 * k + 1] = narrow_pair(quads[k][2], quads[k][3]);
+    for (int k = 0; k < 2; ++k) {
+      words[2 * k] = narrow_pair(quads[k][0], quads[k][1]);
+      words[2 * k + 1] = narrow_pair(quads[k][2], quads[k][3]);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) turned[k] = transposed(words[k]);
   }
+};
+
+/// Sums over states and over channels of a position's quads; `right` and `weights`: operands of the
+/// window, see MmaOperands::row and ::weights.
+__device__ inline void sum_quads(const PackedQuads& v, const uint32_t (&right)[2],
+                                 const uint32_t (&weights)[1][2], float (&states)[4],
+                                 float (&channels)[4]) {
+#pragma unroll
+  for (int j = 0; j < 4; ++j) states[j] = channels[j] = 0.0F;
+  mma_k16(states, v.words[0], v.words[1], v.words[2], v.words[3], right);
+  mma_k16(channels, v.turned[0], v.turned[2], v.turned[1], v.turned[3], weights[0]);
+}
+
+/// The same of two positions and 8 states. Sums over states are added to `states`, of either 16
+/// channels: the halves of `right` are zero but for the columns of their position, so that each
+/// lane is left with what is of its own. Sums over channels: rows g are the first position's, rows
+/// g + 8 the second's.
+__device__ inline void sum_quads(const PackedQuads& first, const PackedQuads& second,
+                                 const uint32_t (&right)[2], const uint32_t (&weights)[2][2],
+                                 float (&states)[2][4], float (&channels)[4]) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) channels[j] = 0.0F;
-  const uint32_t t0 = transposed(v[0]);
-  const uint32_t t1 = transposed(v[1]);
-  const uint32_t t2 = transposed(v[2]);
-  const uint32_t t3 = transposed(v[3]);
-  if constexpr (kStates == 8) {
-    mma_k8(states[0], states[0], {v[0], v[1]}, right[0]);
-    mma_k8(states[1], states[1], {v[2], v[3]}, right[0]);
-    // rows g add up the first 16 channels, then the others; what rows g + 8 hold is of no use
-    mma_k16(channels, t0, any_word(), t1, any_word(), weights[0]);
-    mma_k16(channels, t2, any_word(), t3, any_word(), weights[1]);
-  } else {
 #pragma unroll
-    for (int j = 0; j < 4; ++j) states[0][j] = 0.0F;
-    mma_k16(states[0], v[0], v[1], v[2], v[3], right);
-    mma_k16(channels, t0, t2, t1, t3, weights[0]);
+  for (int k = 0; k < 2; ++k) {
+    mma_k16(channels, first.turned[2 * k], second.turned[2 * k], first.turned[2 * k + 1],
+            second.turned[2 * k + 1], weights[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    mma_k16(states[k], first.words[2 * k], first.words[2 * k + 1], second.words[2 * k],
+            second.words[2 * k + 1], right);
   }
 }
 
+/// Where the tiles lie that the copy unit brings.
+struct BackwardMaps {
+  TileMap u, delta, dy, z, B, C, saved;
+};
+
 /// kReady: delta comes behind bias and softplus.
-template <int kStates, bool kGated, bool kReady, int kBlocks>
-__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
-    scan_backward_mma_kernel(const BackwardArgs<bf16> p) {
-  using S = MmaShape<kStates>;
-  using Operands = MmaOperands<kStates>;
+template <int kStates, bool kApart, bool kGated, bool kReady>
+__device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
+                                                  const BackwardMaps* maps) {
+  using S = MmaShape<kStates, kApart>;
+  using Operands = MmaOperands<kStates, kApart>;
   constexpr int kSubs = S::kSubs;
   constexpr int kParts = Operands::kParts;
   constexpr int kWidth = S::kWidth;
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
-  extern __shared__ __align__(16) uint32_t words[];
+  extern __shared__ __align__(128) uint32_t words[];
   let_next_kernel_begin();
   if (!p.end_is_late) wait_for_previous_kernel();
   const int thread = static_cast<int>(threadIdx.x);
   // with more registers to spare where a warp has all states of its channels
   const auto found_again = [](int value) { return S::kSplit > 1 || kReady ? again(value) : value; };
   const int lane = thread % 32;
-  const int warp = thread / 32;
+  // known to be the same in all lanes where one of them speaks to the copy unit
+  const int warp = kApart ? __shfl_sync(kFullWarp, thread / 32, 0) : thread / 32;
   const int g = lane / 4;
   const int q = lane % 4;
   const int group = warp / S::kSplit;
@@ -132,6 +154,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
 
   const int64_t begin = chunk * p.chunk_length;
   const int64_t end = min(p.length, begin + p.chunk_length);
+  const int first_saved = static_cast<int>(b * p.saved_per_row + begin / kTile);
   const int steps = static_cast<int>(end - begin);
 
   // Where the chunk's rows begin; read from shared memory rather than kept or computed each time.
@@ -139,7 +162,13 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
   if (thread == 0) {
     // every thread reaches it for itself, though one of a warp could for all: so its accesses are
     // ordered for tools as well
-    if constexpr (S::kApart) begin_barrier(shared_address(words + S::kTurn), kBackwardWarps * 32);
+    if constexpr (kApart) {
+      begin_barrier(shared_address(words + S::kTurn), kBackwardWarps * 32);
+      for (int i = 0; i < 2 * kBackwardWarps; ++i) {
+        begin_barrier(shared_address(words + S::kCome + 2 * i), 1);
+      }
+      show_barriers();
+    }
     const auto put = [&](Base which, const void* at) {
       reinterpret_cast<const void**>(words + S::kBasesFrom)[which] = at;
     };
@@ -173,21 +202,43 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
                                 (channel_of(0, 1) * stride + state_of(0)) * 4);
   }
 
-  // everything that a tile needs, on its way to one of two stages
+  // what barrier of a warp opens when its tile for a stage has come
+  const auto come = [&](int stage) {
+    return shared_address(words + S::kCome + 4 * warp + 2 * stage);
+  };
+  // everything that a warp needs for a tile, on its way to one of two stages
+  const auto fetch_apart = [&](int first_row, int stage) {
+    if (!elected()) return;
+    const uint32_t barrier = come(stage);
+    const uint32_t to =
+        shared_address(words + S::kStagesFrom + stage * S::kStageWords + warp * S::kPartWords);
+    const int row = static_cast<int>(begin) + first_row;
+    const int outer = static_cast<int>(b);
+    constexpr int kArray = S::kRaw * 4;
+    constexpr int kTokens = S::kRawBC * 4;
+    constexpr int kState = 256 * 4;
+    expect_bytes(barrier, (kGated ? 4 : 3) * kArray + 2 * kTokens + kState);
+    fetch_tile(to, maps->u, e_group, row, outer, barrier);
+    fetch_tile(to + kArray, maps->delta, e_group, row, outer, barrier);
+    fetch_tile(to + 2 * kArray, maps->dy, e_group, row, outer, barrier);
+    if constexpr (kGated) fetch_tile(to + 3 * kArray, maps->z, e_group, row, outer, barrier);
+    fetch_tile(to + 4 * kArray, maps->B, 0, row, outer, barrier);
+    fetch_tile(to + 4 * kArray + kTokens, maps->C, 0, row, outer, barrier);
+    fetch_tile(shared_address(mine + S::kSlots + (S::kWindows - 1 + stage) * 256), maps->saved, 0,
+               e_group, first_saved + first_row / kTile, barrier);
+  };
+  // the same for all warps
   const auto fetch = [&](int first_row, int stage) {
     const int thread = found_again(static_cast<int>(threadIdx.x));
     const int lane = thread % 32;
     uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
     const int rows = min(steps - first_row, kTile);
-    // who copies one piece each, and which: all threads for the block, or a warp for itself
-    constexpr int kCopiers = S::kApart ? 32 : kThreads;
-    constexpr int kPieces = (S::kApart ? kWidth : S::kBlockWidth) / 8;
-    const int copier = S::kApart ? lane : thread;
+    constexpr int kPieces = S::kBlockWidth / 8;
 #pragma unroll
-    for (int i = 0; i < (kTile * kPieces + kCopiers - 1) / kCopiers; ++i) {
-      const int row = (copier + i * kCopiers) / kPieces;
-      const int piece = (S::kApart ? warp * kPieces : 0) + copier % kPieces;
-      if (kTile * kPieces < kCopiers && row >= kTile) break;
+    for (int i = 0; i < (kTile * kPieces + kThreads - 1) / kThreads; ++i) {
+      const int row = (thread + i * kThreads) / kPieces;
+      const int piece = thread % kPieces;
+      if (kTile * kPieces < kThreads && row >= kTile) break;
       const int e = e_block + piece * 8;
       const bool there = row < rows && e < p.d_inner;
       uint32_t* const to = raw + S::raw_piece(row, piece) * 4;
@@ -203,11 +254,11 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     }
     constexpr int kQuads = kStates / 4;
 #pragma unroll
-    for (int i = 0; i < (kTile * kQuads + kCopiers - 1) / kCopiers; ++i) {
-      const int piece = copier + i * kCopiers;
-      if (kTile * kQuads < kCopiers && piece >= kTile * kQuads) break;
+    for (int i = 0; i < (kTile * kQuads + kThreads - 1) / kThreads; ++i) {
+      const int piece = thread + i * kThreads;
+      if (kTile * kQuads < kThreads && piece >= kTile * kQuads) break;
       const int row = piece / kQuads;
-      uint32_t* const to = raw + 4 * S::kRaw + (S::kApart ? warp * 2 * S::kRawBC : 0) + piece * 2;
+      uint32_t* const to = raw + 4 * S::kRaw + piece * 2;
       const unsigned row2 = 2 * (first_row + row);
       const unsigned column2 = piece % kQuads * 8;
       const void* const B = at_row(kB, p.B, row2, column2);
@@ -232,18 +283,26 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   };
+  const auto fetch_tile_of = [&](int first_row, int stage) {
+    if constexpr (kApart) {
+      fetch_apart(first_row, stage);
+    } else {
+      fetch(first_row, stage);
+    }
+  };
 
-  using Rounds = MmaRounds<kStates>;
+  using Rounds = MmaRounds<kStates, kApart>;
 
   int stage = 0;
+  uint32_t parity = 0;  // of the barrier of the stage
   // dB and dC of the tile from `row` on, once all warps have left theirs
   const auto add_up = [&](int row, int stage) {
     wait_for_barrier(shared_address(words + S::kTurn), stage);
-    sum_channel_groups<kStates>(words, bases[kPartial], S::kSums + stage * S::kSumsWords, row,
-                                min(steps - row, kTile), thread);
+    sum_channel_groups<kStates, kApart>(words, bases[kPartial], S::kSums + stage * S::kSumsWords,
+                                        row, min(steps - row, kTile), thread);
   };
   int first_row = (steps - 1) / kTile * kTile;
-  if (steps > 0) fetch(first_row, stage);
+  if (steps > 0) fetch_tile_of(first_row, stage);
   if (p.end_is_late) wait_for_previous_kernel();
   {
     const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
@@ -264,29 +323,41 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
     const int rows = min(steps - first_row, kTile);
     const uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
     const uint32_t* const B =
-        raw + 4 * S::kRaw + (S::kApart ? warp * 2 * S::kRawBC : 0) + part * (S::kWarpStates / 2);
-    const int sums_from = S::kSums + (S::kApart ? stage * S::kSumsWords : 0);
-    asm volatile("cp.async.wait_group 0;" ::: "memory");
-    if constexpr (S::kApart) {
+        raw + (kApart ? warp * S::kPartWords : 0) + 4 * S::kRaw + part * (S::kWarpStates / 2);
+    const int sums_from = S::kSums + (kApart ? stage * S::kSumsWords : 0);
+    if constexpr (kApart) {
       __syncwarp();
+      if (first_row >= kTile) fetch_apart(first_row - kTile, stage ^ 1);
+      wait_for_barrier(come(stage), parity);
+      parity ^= static_cast<uint32_t>(stage);
     } else {
+      asm volatile("cp.async.wait_group 0;" ::: "memory");
       __syncthreads();
     }
 
-    prepare_positions<kStates, kGated, kReady>(words, raw, rows, found_again(thread));
-    if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
+    prepare_positions<kStates, kApart, kGated, kReady>(words, raw, rows, found_again(thread));
+    if constexpr (!kApart) {
+      if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
+    }
     if constexpr (S::kSplit > 1) {
       __syncthreads();
     } else {
       __syncwarp();
     }
 
-    const float* const before_tile = mine + S::kSlots + (S::kWindows - 1 + stage) * 256 + lane * 4;
+    float* const before_tile = mine + S::kSlots + (S::kWindows - 1 + stage) * 256 + lane * 4;
     float* const slots = mine + S::kSlots + lane * 4 - 256;  // of windows 1..
     Operands operands(of_group, of_warp, B, sums_from, again(lane));
     {  // states before windows 1, 2, ...
       float h[2][4];
-      load_quads(before_tile, h);
+      if constexpr (kApart) {  // as it came, and from here on like those of the other windows
+        load_quads_in_order(before_tile - lane * 4, again(lane), h);
+        __syncwarp();
+        store_quads(before_tile, h);
+        show_tile();
+      } else {
+        load_quads(before_tile, h);
+      }
 #pragma unroll 1
       for (int w = 0; w + 1 < S::kWindows; ++w) {
         uint32_t x[kSubs][2];
@@ -312,7 +383,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       }
     }
 
-    if constexpr (S::kApart) {
+    if constexpr (kApart) {
       if (first_row + kTile < steps) add_up(first_row + kTile, stage ^ 1);
     }
 
@@ -332,6 +403,7 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         operands.weights(S::kG, weights);
         float y[kSubs][2];
         float dC[2];
+        PackedQuads packed[2];
         float sums[kSubs][4] = {};
         float h[2][4];
         load_quads(before, h);
@@ -348,17 +420,22 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
             }
             mma_k8(h[k], left[s][k], x[sub_of(k)], q == s ? b_column[part_of(k)] : 0U);
           }
+          packed[s % 2].pack(h);
           float channels[4];
-          if constexpr (kStates == 8) {
-            sum_quads<kStates>(h, {c_row[0] & masks[s]}, weights, sums, channels);
-          } else {
-            sum_quads<kStates>(h, c_row, weights, sums, channels);
-          }
-          if (s == 0 || q == s) {  // kept where nothing later takes its place
-#pragma unroll
-            for (int i = 0; i < kSubs; ++i) y[i][0] = sums[i][0], y[i][1] = sums[i][2];
-            dC[0] = channels[0] + channels[1];
-            dC[1] = channels[2] + channels[3];
+          if constexpr (kStates != 8) {
+            sum_quads(packed[s % 2], c_row, weights, sums[0], channels);
+            if (s == 0 || q == s) {  // kept where nothing later takes its place
+              y[0][0] = sums[0][0], y[0][1] = sums[0][2];
+              dC[0] = channels[0] + channels[1];
+              dC[1] = channels[2] + channels[3];
+            }
+          } else if (s % 2 == 1) {
+            sum_quads(packed[0], packed[1], {c_row[0] & masks[s - 1], c_row[0] & masks[s]}, weights,
+                      sums, channels);
+            const float first = channels[0] + channels[1];
+            const float second = channels[2] + channels[3];
+            const float either = q % 2 == 0 ? first : second;
+            dC[0] = s == 1 || q >= 2 ? either : dC[0];
           }
         }
         if constexpr (kStates == 8) {
@@ -380,6 +457,8 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         float s1[kSubs][2];
         float s2[kSubs][2];
         float dB[2];
+        PackedQuads packed[2];
+        float partials[2][kSubs][2];
         float sums[kSubs][4] = {};
         float weighed[kSubs][4] = {};
         float dh[2][4];
@@ -399,13 +478,21 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
               for (int j = 0; j < 4; ++j) dh[k][j] = fmaf(a[s + 1][k][j], dh[k][j], input[j]);
             }
           }
+          packed[s % 2].pack(dh);
           float channels[4];
-          if constexpr (kStates == 8) {
-            sum_quads<kStates>(dh, {b_row[0] & masks[s]}, weights, sums, channels);
-          } else {
-            sum_quads<kStates>(dh, b_row, weights, sums, channels);
+          if constexpr (kStates != 8) {
+            sum_quads(packed[s % 2], b_row, weights, sums[0], channels);
+          } else if (s % 2 == 0) {
+            sum_quads(packed[0], packed[1], {b_row[0] & masks[s], b_row[0] & masks[s + 1]}, weights,
+                      sums, channels);
+            const float first = channels[0] + channels[1];
+            const float second = channels[2] + channels[3];
+            const float either = q % 2 == 0 ? first : second;
+            dB[0] = s == 2 || q < 2 ? either : dB[0];
           }
-          float partial[kSubs][2] = {};
+          float(&partial)[kSubs][2] = partials[s % 2];
+#pragma unroll
+          for (int i = 0; i < kSubs; ++i) partial[i][0] = partial[i][1] = 0.0F;
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
 #pragma unroll
@@ -415,22 +502,20 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
               partial[sub_of(k)][j / 2] = fmaf(A[k][j], product, partial[sub_of(k)][j / 2]);
             }
           }
-#pragma unroll
-          for (int i = 0; i < kSubs; ++i) {
-            if constexpr (kStates == 8) {
-              mma_sum(weighed[i], partial[i][0], partial[i][1], masks[s] & 0x3f800000U);
-            } else {
-              mma_sum(weighed[i], partial[i][0], partial[i][1]);
+          if constexpr (kStates != 8) {
+            mma_sum(weighed[0], partial[0][0], partial[0][1]);
+            if (s == kWindow - 1 || q == s) {
+              s1[0][0] = sums[0][0], s1[0][1] = sums[0][2];
+              s2[0][0] = weighed[0][0], s2[0][1] = weighed[0][2];
+              dB[0] = channels[0] + channels[1];
+              dB[1] = channels[2] + channels[3];
             }
-          }
-          if (s == kWindow - 1 || q == s) {
+          } else if (s % 2 == 0) {
 #pragma unroll
             for (int i = 0; i < kSubs; ++i) {
-              s1[i][0] = sums[i][0], s1[i][1] = sums[i][2];
-              s2[i][0] = weighed[i][0], s2[i][1] = weighed[i][2];
+              mma_two_sums(weighed[i], partials[0][i], partials[1][i], masks[s] & 0x3f800000U,
+                           masks[s + 1] & 0x3f800000U);
             }
-            dB[0] = channels[0] + channels[1];
-            dB[1] = channels[2] + channels[3];
           }
         }
         if constexpr (kStates == 8) {
@@ -452,21 +537,21 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
         operands.advance(-1);
       }
     }
-    if constexpr (S::kApart) {
+    if constexpr (kApart) {
       reach_barrier(shared_address(words + S::kTurn));
       __syncwarp();
     } else {
       __syncthreads();
     }
 
-    finish_positions<kStates, kGated, kReady>(p, bases, words, raw, first_row, rows, e_block,
-                                              found_again(thread));
-    if constexpr (!S::kApart) {
-      sum_channel_groups<kStates>(words, bases[kPartial], sums_from, first_row, rows,
-                                  found_again(thread));
+    finish_positions<kStates, kApart, kGated, kReady>(p, bases, words, raw, first_row, rows,
+                                                      e_block, found_again(thread));
+    if constexpr (!kApart) {
+      sum_channel_groups<kStates, kApart>(words, bases[kPartial], sums_from, first_row, rows,
+                                          found_again(thread));
     }
   }
-  if constexpr (S::kApart) {
+  if constexpr (kApart) {
     if (steps > 0) add_up(0, stage ^ 1);
   }
 
@@ -499,6 +584,21 @@ __global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
       reinterpret_cast<float*>(bases[kDD])[which * p.d_inner + e_group + channel] = sum;
     }
   }
+}
+
+template <int kStates, bool kGated, bool kReady, int kBlocks>
+__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
+    scan_backward_mma_kernel(const BackwardArgs<bf16> p) {
+  scan_backward_mma<kStates, false, kGated, kReady>(p, nullptr);
+}
+/// With tiles brought by the copy unit (sm_90 and newer), for 8 states.
+template <bool kGated, bool kReady, int kBlocks>
+__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
+    scan_backward_bulk_kernel(const BackwardArgs<bf16> p,
+                              const __grid_constant__ BackwardMaps maps) {
+#if __CUDA_ARCH__ >= 900
+  scan_backward_mma<8, true, kGated, kReady>(p, &maps);
+#endif
 }
 
 }  // namespace gmamba::cuda::scan

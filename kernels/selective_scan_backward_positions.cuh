@@ -27,11 +27,11 @@ enum Base {
 };
 
 /// delta, and delta u and g in two parts; zeros at positions outside, which change nothing.
-template <int kStates, bool kGated, bool kReady>
+template <int kStates, bool kApart, bool kGated, bool kReady>
 __device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, int rows,
                                          int thread) {
-  using S = MmaShape<kStates>;
-  using Rounds = MmaRounds<kStates>;
+  using S = MmaShape<kStates, kApart>;
+  using Rounds = MmaRounds<kStates, kApart>;
   const Rounds r(thread);
   if (!r.active()) return;
   uint32_t* const of_group = r.region(words);
@@ -72,12 +72,12 @@ __device__ inline void prepare_positions(uint32_t* words, const uint32_t* raw, i
 
 /// du, ddelta, dz and y of the tile; dD and the gradient of the delta bias gather in the warp's
 /// region.
-template <int kStates, bool kGated, bool kReady>
+template <int kStates, bool kApart, bool kGated, bool kReady>
 __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const* bases,
                                         uint32_t* words, const uint32_t* raw, int first_row,
                                         int rows, int e_block, int thread) {
-  using S = MmaShape<kStates>;
-  using Rounds = MmaRounds<kStates>;
+  using S = MmaShape<kStates, kApart>;
+  using Rounds = MmaRounds<kStates, kApart>;
   constexpr int kWidth = S::kWidth;
   const int lane = thread % 32;
   const Rounds r(thread);
@@ -138,7 +138,6 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
       silu[k] = kGated ? z[k] * sig[k] : 1.0F;
       out[k] = fmaf(skip[k], u[k], out[k]);
       dz[k] = dy[k] * out[k] * fmaf(silu[k], 1.0F - sig[k], sig[k]);
-      out[k] *= silu[k];
       const float gradient = dy[k] * silu[k];
       du[k] = fmaf(d[k], s1[k], skip[k] * gradient);
       // the sigmoid of what softplus took
@@ -149,7 +148,11 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
     results[i][0] = Packed<bf16, 4>::of(du);
     results[i][1] = Packed<bf16, 4>::of(ddelta);
     results[i][2] = Packed<bf16, 4>::of(dz);
-    results[i][3] = Packed<bf16, 4>::of(out);
+    if (!p.y.empty()) {
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[k] *= silu[k];
+      results[i][3] = Packed<bf16, 4>::of(out);
+    }
   }
   const int e4 = e_block + r.group * kWidth + r.quad;
   const auto put = [&](Base which, const Rows<bf16>& to, int result) {
@@ -175,10 +178,10 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
 }
 
 /// dB and dC over the groups of channels of the block; `sums_from`: where warps have left theirs.
-template <int kStates>
+template <int kStates, bool kApart>
 __device__ inline void sum_channel_groups(const uint32_t* words, char* partial, int sums_from,
                                           int first_row, int rows, int thread) {
-  using S = MmaShape<kStates>;
+  using S = MmaShape<kStates, kApart>;
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
   constexpr int kItems = kTile * kStates / 2;

@@ -155,9 +155,9 @@ void advance(Context& ctx, const SelectiveScanForward& args) {
 }
 
 /// Maps of the arrays of `p` in tiles of a warp; nothing where the copy unit cannot move them.
-template <class T, int kStates, int kSplit>
+template <class T, int kStates, int kSplit, int kChannels>
 std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>& p) {
-  using S = WalkShape<T, kStates, kSplit>;
+  using S = WalkShape<T, kStates, kSplit, kChannels>;
   // a tile that sticks out of a chunk would be stored over the next
   const bool whole = p.chunks == 1 || p.chunk_length % kChunkTile == 0;
   if (!whole || !has_copy_unit(ctx)) return {};
@@ -175,37 +175,63 @@ std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>
   return reached ? std::optional(maps) : std::nullopt;
 }
 
-/// Starts the outputs' kernel for what `p` says.
-template <class T, int kStates, int kSplit>
-void start_outputs(Context& ctx, const ForwardArgs<T>& p) {
-  const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, 64 / kSplit);
+/// Starts a kernel of the outputs for what `p` says, of warps that take `width` channels and
+/// `bytes` of shared memory each; at_most(per_sm) is the kernel for so many blocks on an SM.
+template <class T, class Choose, class... Arguments>
+void start_walks(Context& ctx, const ForwardArgs<T>& p, int width, int bytes, Choose&& at_most,
+                 const Arguments&... arguments) {
+  const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, width);
   require_countable(units);
   const int64_t blocks = ceil_div(units, kForwardWarps);
   // a grid that doesn't fill the machine is spread over all of it
-  const int64_t per_sm = ceil_div(blocks, multiprocessors(ctx));
-  const auto start = [&](auto kernel, int bytes, const auto&... arguments) {
-    bytes =
-        spread(kForwardWarps * bytes, static_cast<int>(std::min<int64_t>(per_sm, kForwardBlocks)));
-    start_overlapping(stream_of(ctx), with_shared_memory(kernel, bytes), grid_of(blocks),
-                      kForwardWarps * 32, bytes, p, arguments...);
-  };
-  if (const auto maps = forward_maps<T, kStates, kSplit>(ctx, p)) {
-    auto kernel = scan_forward_bulk_kernel<T, kStates, kSplit, kForwardBlocks>;
-    if (per_sm <= 2) kernel = scan_forward_bulk_kernel<T, kStates, kSplit, 2>;
-    if constexpr (sizeof(T) == 2) {
-      if (p.ready) {
-        kernel = per_sm <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, true>
-                             : scan_forward_bulk_kernel<T, kStates, kSplit, kForwardBlocks, true>;
+  const auto per_sm =
+      static_cast<int>(std::min<int64_t>(ceil_div(blocks, multiprocessors(ctx)), kForwardBlocks));
+  bytes = spread(kForwardWarps * bytes, per_sm);
+  start_overlapping(stream_of(ctx), with_shared_memory(at_most(per_sm), bytes), grid_of(blocks),
+                    kForwardWarps * 32, bytes, p, arguments...);
+}
+
+/// Starts the outputs' kernel for what `p` says, with `lane_channels` channels a lane where that is
+/// possible.
+template <class T, int kStates, int kSplit>
+void start_outputs(Context& ctx, const ForwardArgs<T>& p, int lane_channels) {
+  constexpr int kWidth = 64 / kSplit;
+  constexpr bool kMayBeReady = sizeof(T) == 2;
+  if constexpr (kFourFit<T, kStates>) {
+    if (lane_channels == 4) {
+      if (const auto maps = forward_maps<T, kStates, kSplit, 4>(ctx, p)) {
+        const auto at_most = [&](int) {
+          return p.ready ? scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardBlocks, true>
+                         : scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardBlocks, false>;
+        };
+        start_walks(ctx, p, 2 * kWidth, ForwardBulkShape<T, kStates, kSplit, 4>::kBytes, at_most,
+                    *maps);
+        return;
       }
     }
-    start(kernel, ForwardBulkShape<T, kStates, kSplit>::kBytes, *maps);
+  }
+  if (const auto maps = forward_maps<T, kStates, kSplit, 2>(ctx, p)) {
+    const auto at_most = [&](int per_sm) {
+      if constexpr (kMayBeReady) {
+        if (p.ready) {
+          return per_sm <= 2
+                     ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2, true>
+                     : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardBlocks, true>;
+        }
+      }
+      return per_sm <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2>
+                         : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardBlocks>;
+    };
+    start_walks(ctx, p, kWidth, ForwardBulkShape<T, kStates, kSplit, 2>::kBytes, at_most, *maps);
     return;
   }
-  auto kernel = scan_forward_kernel<T, kStates, kSplit>;
-  if constexpr (sizeof(T) == 2) {
-    if (p.ready) kernel = scan_forward_kernel<T, kStates, kSplit, true>;
-  }
-  start(kernel, forward_warp_bytes<T, kStates, kSplit>());
+  const auto at_most = [&](int) {
+    if constexpr (kMayBeReady) {
+      if (p.ready) return scan_forward_kernel<T, kStates, kSplit, true>;
+    }
+    return scan_forward_kernel<T, kStates, kSplit>;
+  };
+  start_walks(ctx, p, kWidth, forward_warp_bytes<T, kStates, kSplit>(), at_most);
 }
 
 template <class T>
@@ -219,8 +245,10 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const States<const float> known(args.known, "known");
-  const Chunks chunks = known.rows.empty() ? cut_outputs(ctx, p.length, warps)
-                                           : Chunks{args.known.dim(1), args.mark_every};
+  const bool four_fit = p.d_state <= 8 && kFourFit<T, 8> && has_copy_unit(ctx);
+  const OutputsCut cut = known.rows.empty() ? cut_outputs(ctx, p.length, warps, four_fit)
+                                            : OutputsCut{{args.known.dim(1), args.mark_every}};
+  const Chunks& chunks = cut.chunks;
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
   p.longer = chunks.longer;
@@ -233,8 +261,9 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     p.start = starts.rows;
     p.start_is_late = true;
   }
-  over_states(p.d_state,
-              [&]<int kStates, int kSplit>() { start_outputs<T, kStates, kSplit>(ctx, p); });
+  over_states(p.d_state, [&]<int kStates, int kSplit>() {
+    start_outputs<T, kStates, kSplit>(ctx, p, cut.lane_channels);
+  });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                p.d_state, ", ", p.chunks, " chunks");
 }

@@ -2,7 +2,9 @@
 /// The kernel of the outputs for GPUs with a copy unit (sm_90 and newer; see
 /// selective_scan_forward_walk.cuh for the equations): every warp walks one chunk of time for its
 /// channels, and asks for its tiles as a whole.
-/// Layout  per warp, in shared memory: three tiles of u, whose place y takes; two of delta, z, B
+/// Layout  2 channels a lane. 8 states leave registers for 4, which saves loads of B and C and part
+///         of what lies between tiles, and takes half the warps: for long chunks
+///         Per warp, in shared memory: three tiles of u, whose place y takes; two of delta, z, B
 /// and
 ///         C; B and C of one as fp32, read as 16-byte broadcasts; a barrier for each of two tiles
 /// Time    while a tile is walked, the next one comes and y of the one before leaves. Rows are
@@ -21,14 +23,18 @@
 
 namespace gmamba::cuda::scan {
 
+/// Whether a lane's registers hold the states of four channels.
+template <class T, int kStates>
+constexpr bool kFourFit = kStates == 8 && sizeof(T) == 2;
+
 struct ForwardMaps {
   TileMap u, delta, z, y, B, C;
 };
 
 /// Where the arrays of a warp lie in shared memory, in bytes.
-template <class T, int kStates, int kSplit>
+template <class T, int kStates, int kSplit, int kChannels>
 struct ForwardBulkShape {
-  using S = WalkShape<T, kStates, kSplit>;
+  using S = WalkShape<T, kStates, kSplit, kChannels>;
   static constexpr int kUs = 3;                                      // tiles of u
   static constexpr int kDeltas = kUs * S::kRowsBytes;                // [2] of delta, z
   static constexpr int kTokens = kDeltas + 4 * S::kRowsBytes;        // [2] of B, C
@@ -40,13 +46,13 @@ struct ForwardBulkShape {
 };
 
 /// kReady: delta comes behind bias and softplus, in its own unit.
-template <class T, int kStates, int kSplit, int kBlocks, bool kReady = false>
+template <class T, int kStates, int kSplit, int kChannels, int kBlocks, bool kReady = false>
 __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     scan_forward_bulk_kernel(const ForwardArgs<T> p, const __grid_constant__ ForwardMaps maps) {
 #if __CUDA_ARCH__ >= 900
-  using S = WalkShape<T, kStates, kSplit>;
-  using M = ForwardBulkShape<T, kStates, kSplit>;
-  using Pair = Packed<T, 2>;
+  using S = WalkShape<T, kStates, kSplit, kChannels>;
+  using M = ForwardBulkShape<T, kStates, kSplit, kChannels>;
+  using Elements = Packed<T, kChannels>;
   constexpr int kColumns = S::kColumns;
   constexpr int kWidth = S::kWidth;
   constexpr int kRows = S::kRows;
@@ -58,7 +64,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   const int lane = static_cast<int>(threadIdx.x) % 32;
   // known to be the same in all lanes, and so is what is found from it
   const int warp = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / 32, 0);
-  const ForwardUnit<T, kStates, kSplit> unit(p, warp);
+  const ForwardUnit<T, kStates, kSplit, kChannels> unit(p, warp);
   if (!unit.exists || unit.steps <= 0) return;
   const int first = unit.first;
   const int b = static_cast<int>(unit.b);
@@ -86,9 +92,9 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     fetch_tile(tokens, maps.B, 0, t, b, barrier);
     fetch_tile(tokens + S::kTokenBytes, maps.C, 0, t, b, barrier);
   };
-  if (lane == 0) fetch(begin, 0, 0);
+  if (elected()) fetch(begin, 0, 0);
 
-  ForwardLane<T, kStates, kSplit, kReady> walk(p, lane, first);
+  ForwardLane<T, kStates, kSplit, kReady, kChannels> walk(p, lane, first);
   if (!gated) {
     clear<S::kRowsBytes>(mine + M::kDeltas + S::kRowsBytes, lane);
     clear<S::kRowsBytes>(mine + M::kDeltas + 3 * S::kRowsBytes, lane);
@@ -109,7 +115,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
 #pragma unroll 1
   for (int t = begin; t < end; t += kRows) {
     const int next_slot = slot == M::kUs - 1 ? 0 : slot + 1;
-    if (lane == 0 && t + kRows < end) {
+    if (t + kRows < end && elected()) {
       wait_for_stored_reads<1>();  // of the tile whose place the next u takes
       fetch(t + kRows, stage ^ 1, next_slot);
     }
@@ -127,22 +133,22 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     T* const u = reinterpret_cast<T*>(mine + slot * S::kRowsBytes) + walk.local;
     const T* const delta =
         reinterpret_cast<const T*>(mine + M::kDeltas + stage * 2 * S::kRowsBytes) + walk.local;
-    const auto pair = [&](const T* array, int row) {
-      return *reinterpret_cast<const Pair*>(array + row * kWidth);
+    const auto elements = [&](const T* array, int row) {
+      return *reinterpret_cast<const Elements*>(array + row * kWidth);
     };
     const auto step = [&](int row) {
-      return walk.step(pair(u, row), pair(delta, row), pair(delta + kRows * kWidth, row),
-                       B_tile + row * kColumns + walk.n0, C_tile + row * kColumns + walk.n0,
-                       p.open);
+      return walk.step(elements(u, row), elements(delta, row),
+                       elements(delta + kRows * kWidth, row), B_tile + row * kColumns + walk.n0,
+                       C_tile + row * kColumns + walk.n0, p.open);
     };
-    const auto put = [&](int row, Pair y) {
-      if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Pair*>(u + row * kWidth) = y;
+    const auto put = [&](int row, Elements y) {
+      if (kSplit == 1 || lane < S::kGroups) *reinterpret_cast<Elements*>(u + row * kWidth) = y;
     };
     const int rows = min(kRows, end - t);
     if (rows == kRows) {
 #pragma unroll 1
       for (int row = 0; row < kRows; row += kUnroll) {
-        Pair y[kUnroll];
+        Elements y[kUnroll];
 #pragma unroll
         for (int i = 0; i < kUnroll; ++i) y[i] = step(row + i);
         // behind every read of u by those that share its channels
@@ -153,14 +159,14 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
     } else {
 #pragma unroll 1
       for (int row = 0; row < rows; ++row) {
-        const Pair y = step(row);
+        const Elements y = step(row);
         if constexpr (kSplit > 1) __syncwarp();
         put(row, y);
       }
     }
     show_tile();
     __syncwarp();
-    if (lane == 0) store_tile(here + slot * S::kRowsBytes, maps.y, first, t, b);
+    if (elected()) store_tile(here + slot * S::kRowsBytes, maps.y, first, t, b);
     slot = next_slot;
     parity ^= static_cast<uint32_t>(stage);
     stage ^= 1;
@@ -168,7 +174,7 @@ __global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
   if (unit.chunk == p.chunks - 1 && !p.state_out.empty()) {
     walk.store(p.state_out.at(b, first), p.state_out.inner);
   }
-  if (lane == 0) wait_for_stored_tiles();
+  if (elected()) wait_for_stored_tiles();
 #endif
 }
 

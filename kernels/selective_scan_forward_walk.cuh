@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 /// What the kernels of the outputs share: their arguments, and a lane's channels and states.
 ///   delta = softplus(delta_raw + bias);  h <- exp(delta A) h + delta B u;  y = (C h + D u) silu(z)
-/// Layout  a lane keeps 2 channels x kStates states in registers; kSplit groups of lanes share the
-///         states of a channel, so a warp holds 64 / kSplit channels of one chunk
+/// Layout  a lane keeps 2 channels x kStates states in registers (or 4 channels x 8 states); kSplit
+///         groups of lanes share the states of a channel, so a warp holds 64 / kSplit channels of
+///         one chunk (or 128)
 /// Units   delta in units of log(2), so that exp(delta A) is 2^(delta A); B comes times log(2).
 ///         Where delta comes ready, A is scaled instead
 #pragma once
@@ -44,7 +45,7 @@ struct ForwardArgs {
 };
 
 /// The warp's part of the work: one chunk of a batch row, and its channels from `first` on.
-template <class T, int kStates, int kSplit>
+template <class T, int kStates, int kSplit, int kChannels = 2>
 struct ForwardUnit {
   bool exists;
   int first;
@@ -52,7 +53,7 @@ struct ForwardUnit {
   int steps;
 
   __device__ ForwardUnit(const ForwardArgs<T>& p, int warp) {
-    constexpr int kWidth = WalkShape<T, kStates, kSplit>::kWidth;
+    constexpr int kWidth = WalkShape<T, kStates, kSplit, kChannels>::kWidth;
     const int width = (p.d_inner + kWidth - 1) / kWidth;  // groups of channels
     uint32_t unit = blockIdx.x * kForwardWarps + warp;    // below 2^32, see start_outputs
     exists = unit < p.batch * p.chunks * width;
@@ -65,31 +66,31 @@ struct ForwardUnit {
   }
 };
 
-/// Two channels of a lane and kStates of their states.
-template <class T, int kStates, int kSplit, bool kReady>
+/// The channels of a lane and kStates of their states.
+template <class T, int kStates, int kSplit, bool kReady, int kChannels = 2>
 struct ForwardLane {
-  using S = WalkShape<T, kStates, kSplit>;
-  using Pair = Packed<T, 2>;
+  using S = WalkShape<T, kStates, kSplit, kChannels>;
+  using Elements = Packed<T, kChannels>;
 
   int local;             // first channel, of the warp's
   int e;                 // the same, of all
   int n0;                // first state
   int channels, states;  // that exist
   bool vector;           // states move in pieces of 16 bytes
-  float A[2][kStates];
-  float h[2][kStates];
-  float skip[2];
-  float bias[2];
+  float A[kChannels][kStates];
+  float h[kChannels][kStates];
+  float skip[kChannels];
+  float bias[kChannels];
 
   __device__ ForwardLane(const ForwardArgs<T>& p, int lane, int first)
-      : local(lane % S::kGroups * 2),
+      : local(lane % S::kGroups * kChannels),
         e(first + local),
         n0(lane / S::kGroups * kStates),
-        channels(max(0, min(2, p.d_inner - e))),
+        channels(max(0, min(kChannels, p.d_inner - e))),
         states(max(0, min(kStates, p.d_state - n0))),
         vector(p.vectors.states) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kChannels; ++i) {
       const int ei = min(e + i, p.d_inner - 1);
       load_states(p.A + ei * p.A_stride + n0, i < channels ? states : 0, vector, A[i]);
 #pragma unroll
@@ -104,7 +105,7 @@ struct ForwardLane {
   /// The states before chunk `chunk` of batch row `b`.
   __device__ void start(const ForwardArgs<T>& p, int64_t b, int64_t chunk) {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kChannels; ++i) {
 #pragma unroll
       for (int n = 0; n < kStates; ++n) h[i][n] = 0.0F;
       if (!p.start.empty()) {
@@ -116,58 +117,63 @@ struct ForwardLane {
   /// Stores the states to `to`, which points to the warp's first channel.
   __device__ void store(float* to, int64_t stride) const {
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kChannels; ++i) {
       if (i < channels) store_states(to + (local + i) * stride + n0, states, vector, h[i]);
     }
   }
-  /// One position: y of both channels. B and C are those of the position, from the lane's first
+  /// One position: y of all channels. B and C are those of the position, from the lane's first
   /// state on; `open` is added to the gate.
-  __device__ Pair step(const Pair& u_raw, const Pair& delta_raw, const Pair& z_raw, const float* B,
-                       const float* C, float open) {
-    float u[2];
-    float d[2];
-    float z[2];
+  __device__ Elements step(const Elements& u_raw, const Elements& delta_raw, const Elements& z_raw,
+                           const float* B, const float* C, float open) {
+    float u[kChannels];
+    float d[kChannels];
+    float z[kChannels];
     u_raw.widen(u);
     delta_raw.widen(d);
     z_raw.widen(z);
     if constexpr (!kReady) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) d[i] = softplus2<T>(fmaf(d[i], kLog2e, bias[i]));
+      for (int i = 0; i < kChannels; ++i) d[i] = softplus2<T>(fmaf(d[i], kLog2e, bias[i]));
     }
-    const float x[2] = {d[0] * u[0], d[1] * u[1]};
-    float y[2] = {skip[0] * u[0], skip[1] * u[1]};
-    // in this order of instructions, which the compiler keeps, twelve warps on an SM are 1.5%
-    // faster than with y summed as the states come
+    float x[kChannels];
+    float y[kChannels];
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kChannels; ++i) x[i] = d[i] * u[i], y[i] = skip[i] * u[i];
+      // in this order of instructions, which the compiler keeps, twelve warps on an SM are 1.5%
+      // faster than with y summed as the states come
+#pragma unroll
+    for (int pair = 0; pair < kChannels; pair += 2) {
+#pragma unroll
+      for (int i = pair; i < pair + 2; ++i) {
+#pragma unroll
+        for (int n = 0; n < kStates; n += 4) {
+          float b[4];
+          load_shared(B + n, b);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            h[i][n + k] = fmaf(ex2(d[i] * A[i][n + k]), h[i][n + k], x[i] * b[k]);
+          }
+        }
+      }
 #pragma unroll
       for (int n = 0; n < kStates; n += 4) {
-        float b[4];
-        load_shared(B + n, b);
+        float c[4];
+        load_shared(C + n, c);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          h[i][n + k] = fmaf(ex2(d[i] * A[i][n + k]), h[i][n + k], x[i] * b[k]);
+#pragma unroll
+          for (int i = pair; i < pair + 2; ++i) y[i] = fmaf(c[k], h[i][n + k], y[i]);
         }
       }
     }
 #pragma unroll
-    for (int n = 0; n < kStates; n += 4) {
-      float c[4];
-      load_shared(C + n, c);
-#pragma unroll
-      for (int k = 0; k < 4; ++k) {
-        y[0] = fmaf(c[k], h[0][n + k], y[0]);
-        y[1] = fmaf(c[k], h[1][n + k], y[1]);
-      }
-    }
-#pragma unroll
     for (int lanes = S::kGroups; lanes < 32; lanes *= 2) {
-      y[0] += __shfl_xor_sync(kFullWarp, y[0], lanes);
-      y[1] += __shfl_xor_sync(kFullWarp, y[1], lanes);
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) y[i] += __shfl_xor_sync(kFullWarp, y[i], lanes);
     }
 #pragma unroll
-    for (int i = 0; i < 2; ++i) y[i] *= fmaf(z[i], sigmoid(z[i]), open);
-    return Pair::of(y);
+    for (int i = 0; i < kChannels; ++i) y[i] *= fmaf(z[i], sigmoid(z[i]), open);
+    return Elements::of(y);
   }
 };
 

@@ -6,16 +6,19 @@
 namespace gmamba::test {
 namespace {
 
-/// A problem of 512 channels x 16 states whose data repeat every 8,229 positions.
+/// A problem of 512 channels whose data repeat every 8,229 positions.
 struct LongProblem {
-  static constexpr int64_t kChannels = 512, kStates = 16;
-  Inputs table = scan_inputs({1, 8192 + 37, kChannels, kStates});
+  static constexpr int64_t kChannels = 512;
+  int64_t states;
+  Inputs table = scan_inputs({1, 8192 + 37, kChannels, states});
   std::vector<float> raw = table.delta;  // small, of one sign nearly everywhere
-  std::vector<float> rates = std::vector<float>(static_cast<size_t>(kChannels * kStates));
+  std::vector<float> rates = std::vector<float>(static_cast<size_t>(kChannels * states));
 
-  LongProblem() {
+  explicit LongProblem(int64_t d_state) : states(d_state) {
     for (float& value : raw) value = 0.3F * (value + 2.5F);
-    for (size_t i = 0; i < rates.size(); ++i) rates[i] = -1.0F - static_cast<float>(i % kStates);
+    for (size_t i = 0; i < rates.size(); ++i) {
+      rates[i] = -1.0F - static_cast<float>(i % static_cast<size_t>(states));
+    }
   }
   /// Memories from ten positions to beyond a chunk, channels in the order of `rank`.
   template <class Rank>
@@ -30,28 +33,31 @@ struct LongProblem {
 
 /// Chunks of the forward pass so long that the device chooses how to summarise them, in every order
 /// of channels that matters to the choice, against segments whose chunks are short.
+/// With 8 states lanes of long chunks have four channels, those of short ones two.
 TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
   constexpr int64_t kSegment = 32768;
   constexpr int64_t kChannels = LongProblem::kChannels;
-  constexpr int64_t kStates = LongProblem::kStates;
   constexpr DType kType = DType::kBF16;
-  const LongProblem problem;
-  for (const int64_t length : {int64_t{655360}, int64_t{131072}}) {
+  struct Size {
+    int64_t length, states;
+  };
+  for (const auto [length, states] : {Size{655360, 16}, Size{131072, 16}, Size{655360, 8}}) {
+    const LongProblem problem(states);
     SelectiveScanForward whole;
     whole.u = rows(kType, length, kChannels, problem.table.u);
     whole.delta = rows(kType, length, kChannels, problem.raw);
     whole.z = rows(kType, length, kChannels, problem.table.z);
-    whole.B = rows(kType, length, kStates, problem.table.B);
-    whole.C = rows(kType, length, kStates, problem.table.C);
-    whole.A = fixed({kChannels, kStates}, problem.rates);
+    whole.B = rows(kType, length, states, problem.table.B);
+    whole.C = rows(kType, length, states, problem.table.C);
+    whole.A = fixed({kChannels, states}, problem.rates);
     whole.y = rows(kType, length, kChannels, {});
     const TensorView y = rows(kType, length, kChannels, {});
-    const std::vector<float> zeros(static_cast<size_t>(kChannels * kStates));
+    const std::vector<float> zeros(static_cast<size_t>(kChannels * states));
     const auto shuffled = [](int64_t e) { return e * 37 % kChannels; };
     const auto in_order = [](int64_t e) { return e; };
     const auto all_slow = [](int64_t) { return int64_t{32}; };
     const auto check = [&](const char* name, auto&& rank, bool ready = false) {
-      SCOPED_TRACE(std::string(name) + ", " + std::to_string(length));
+      SCOPED_TRACE(testing::Message() << name << ", " << length << ", " << states << " states");
       const std::vector<float> bias = LongProblem::bias(rank);
       whole.delta_bias = fixed({kChannels}, bias);
       whole.delta_ready = ready;
@@ -61,10 +67,10 @@ TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
         steps.bias = bias;
         whole.delta = rows(kType, length, kChannels, with_ready_steps(steps).delta);
       }
-      whole.state_out = fixed({1, kChannels, kStates}, zeros);
+      whole.state_out = fixed({1, kChannels, states}, zeros);
       selective_scan_forward(ctx(), whole);
       SelectiveScanForward part = whole;
-      part.state_out = fixed({1, kChannels, kStates}, zeros);
+      part.state_out = fixed({1, kChannels, states}, zeros);
       for (int64_t begin = 0; begin < length; begin += kSegment) {
         const int64_t end = begin + kSegment;
         for (auto field :
@@ -75,7 +81,7 @@ TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
         part.y = y.slice(1, begin, end);
         selective_scan_forward(ctx(), part);
         part.state_in = part.state_out;
-        part.state_out = fixed({1, kChannels, kStates}, zeros);
+        part.state_out = fixed({1, kChannels, states}, zeros);
       }
       EXPECT_LE(relative_error(download(whole.state_out), download(part.state_in)), 1e-5);
       // outputs near the end of a chunk and of a segment, where starts matter and rounding differs
@@ -100,8 +106,8 @@ TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
 TEST_F(SelectiveScanCuda, GradientsOfLongChunksMatchThoseOfShortOnes) {
   constexpr int64_t kLength = 131072;
   constexpr int64_t kChannels = LongProblem::kChannels;
-  constexpr int64_t kStates = LongProblem::kStates;
-  const LongProblem problem;
+  constexpr int64_t kStates = 16;
+  const LongProblem problem(kStates);
   for (const DType type : kTypes) {
     SCOPED_TRACE(to_string(type));
     const auto given = [&](int64_t width, const std::vector<float>& values) {

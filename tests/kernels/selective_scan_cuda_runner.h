@@ -136,6 +136,7 @@ class CudaScanRunner {
   GradMode mode = GradMode::kAccumulate;
   int repeats = 1;
   bool ready = false;           // the problem's deltas are behind bias and softplus
+  int64_t token_gap = -1;       // elements between rows of B and C, if not as for all
   bool through_pieces = false;  // states at the borders come from summaries and their combination
 
   ScanRun run(std::vector<int64_t> borders = {}) {
@@ -262,8 +263,9 @@ class CudaScanRunner {
   void prepare() {
     u_ = given(d_inner_, in_.u);
     delta_ = given(d_inner_, in_.delta);
-    B_ = given(d_state_, in_.B);
-    C_ = given(d_state_, in_.C);
+    const int64_t gap = token_gap < 0 ? gap_ : token_gap;
+    B_ = DeviceRows(ctx_, dtype_, batch_, length_, d_state_, gap, in_.B);
+    C_ = DeviceRows(ctx_, dtype_, batch_, length_, d_state_, gap, in_.C);
     dy_ = given(d_inner_, in_.dy);
     if (!in_.z.empty()) z_ = given(d_inner_, in_.z);
     if (!in_.z.empty()) dz_ = wanted(d_inner_);

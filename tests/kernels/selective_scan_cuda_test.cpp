@@ -128,6 +128,30 @@ TEST_F(SelectiveScanCuda, AlignmentChangesNoBitOfTheOutputs) {
   }
 }
 
+// Gradients of 8 states: tiles come whole where rows of B and C lie on 16 bytes, else in pieces.
+TEST_F(SelectiveScanCuda, AlignmentOfTokensChangesNoBitOfGradients) {
+  for (const ScanCase& scan : {ScanCase{2, 700, 160, 8}, ScanCase{1, 61, 40, 8, false, false},
+                               ScanCase{1, 1, 8, 8}, ScanCase{3, 128, 136, 8}}) {
+    const Inputs in = rounded_inputs(scan_inputs(scan), DType::kBF16);
+    for (const bool ready : {false, true}) {
+      if (ready && !scan.z) continue;
+      const auto run = [&](int64_t gap) {
+        CudaScanRunner runner(ctx(), ready ? with_ready_steps(in) : in, DType::kBF16);
+        runner.ready = ready;
+        runner.token_gap = gap;
+        return runner.run();
+      };
+      const ScanRun whole = run(0);
+      const ScanRun pieces = run(8);
+      SCOPED_TRACE(testing::Message() << scan.name() << (ready ? ", ready" : ""));
+      EXPECT_EQ(whole.y_again, pieces.y_again);
+      for (const auto& field : gradient_fields<float>()) {
+        EXPECT_EQ(whole.d.*field.field, pieces.d.*field.field) << field.name;
+      }
+    }
+  }
+}
+
 TEST_F(SelectiveScanCuda, KeepsStatesForTheBackwardPass) {
   const Inputs in = scan_inputs({2, 700, 12, 16});
   const auto oracle = reference::scan_forward(as_oracle(in));
