@@ -127,33 +127,37 @@ struct SummaryWalk {
   }
   __device__ void drop(int c, int i) { A[c][i] = kDropped, rate[c][i] = 0.0F; }
 
-  /// Adds a window by a polynomial. `total` and `sum` are the sums of delta over it and between
-  /// each position and where the walk enters it; w: the right operands of the window.
-  template <class Smooth>
-  __device__ void add_smooth(float (&x)[2][4], const float (&total)[2], const float (&sum)[2][4],
-                             const uint32_t (&w)[kBlocks][2]) {
+  /// Adds a window, or kHalves of them as one, by a polynomial. `total` and `sum` are the sums of
+  /// delta over it and between each position and where the walk enters it; w: the right operands of
+  /// the window.
+  template <class Smooth, int kHalves>
+  __device__ void add_smooth(float (&x)[kHalves][2][4], const float (&total)[2],
+                             const float (&sum)[kHalves][2][4],
+                             const uint32_t (&w)[kHalves][kBlocks][2]) {
     constexpr float kUnit = kLn2 * Smooth::kScale;
-    float s[2][4];  // from the middle of the window
+    float s[kHalves][2][4];  // from the middle of the window
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) s[c][i] = fmaf(sum[c][i], kUnit, total[c] * (-0.5F * kUnit));
+    for (int i = 0; i < kHalves * 8; ++i) {
+      const int c = i / 4 % 2;
+      s[i / 8][c][i % 4] = fmaf(sum[i / 8][c][i % 4], kUnit, total[c] * (-0.5F * kUnit));
     }
     const float middle[2] = {fmaf(0.5F, total[0], behind[0]), fmaf(0.5F, total[1], behind[1])};
     if constexpr (Smooth::kTerms > 6) {
-      add_in_turn<Smooth>(x, s, middle, w);
+      add_in_turn<Smooth>(x[0], s[0], middle, w[0]);
       return;
     }
-    LeftOperand moments[Smooth::kTerms];
-    moments[0] = left_operand<true>(x);
+    LeftOperand moments[Smooth::kTerms][kHalves];
     const auto next = [&]<int j>(std::integral_constant<int, j>) {
-      raise(x, s);
-      moments[j] = left_operand<(j < Smooth::kWide)>(x);
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+        if constexpr (j > 0) raise(x[half], s[half]);
+        moments[j][half] = left_operand<(j < Smooth::kWide)>(x[half]);
+      }
     };
     [&]<int... j>(std::integer_sequence<int, j...>) {
-      (next(std::integral_constant<int, j + 1>{}), ...);
+      (next(std::integral_constant<int, j>{}), ...);
     }
-    (std::make_integer_sequence<int, Smooth::kTerms - 1>{});
+    (std::make_integer_sequence<int, Smooth::kTerms>{});
 #pragma unroll
     for (int k = 0; k < kBlocks; k += kPair) {
       const unsigned pair = active >> k & 3U;
@@ -215,21 +219,24 @@ struct SummaryWalk {
   }
   /// Adds the polynomials of kCount blocks of states from `first` on. Each power of s has a product
   /// of its own, so that none waits for another.
-  template <class Smooth, int kCount>
-  __device__ void add_products(const LeftOperand (&moments)[Smooth::kTerms],
-                               const float (&middle)[2], const uint32_t (&w)[kBlocks][2],
+  template <class Smooth, int kCount, int kHalves>
+  __device__ void add_products(const LeftOperand (&moments)[Smooth::kTerms][kHalves],
+                               const float (&middle)[2], const uint32_t (&w)[kHalves][kBlocks][2],
                                int first) {
     float value[kCount][4];
     const auto add = [&]<int j>(std::integral_constant<int, j>) {
-      const LeftOperand& m = moments[j];
 #pragma unroll
       for (int k = 0; k < kCount; ++k) {
-        const uint32_t(&right)[2] = w[first + k];
         float product[4] = {0.0F, 0.0F, 0.0F, 0.0F};
-        if constexpr (j < Smooth::kWide) {
-          mma_k16(product, m.low[0], m.low[1], m.low[2], m.low[3], right);
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) {
+          const LeftOperand& m = moments[j][half];
+          const uint32_t(&right)[2] = w[half][first + k];
+          if constexpr (j < Smooth::kWide) {
+            mma_k16(product, m.low[0], m.low[1], m.low[2], m.low[3], right);
+          }
+          mma_k16(product, m.high[0], m.high[1], m.high[2], m.high[3], right);
         }
-        mma_k16(product, m.high[0], m.high[1], m.high[2], m.high[3], right);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           if constexpr (j == Smooth::kTerms - 1) {
@@ -287,31 +294,31 @@ struct SummaryWalk {
 
 /// The sums of delta of two channels over a window: of all of it, and between each position and the
 /// end of the window where the walk enters, without the position for states (which walk backwards),
-/// with it for gradients.
-template <bool kGradient>
-__device__ inline void sum_deltas(const float (&d)[2][4], int q, float (&total)[2],
-                                  float (&sum)[2][4]) {
+/// with it for gradients. A lane has 4 kHalves positions that follow on each other.
+template <bool kGradient, int kHalves>
+__device__ inline void sum_deltas(const float (&d)[kHalves][2][4], int q, float (&total)[2],
+                                  float (&sum)[kHalves][2][4]) {
   // of the lanes of a channel, those that the walk passes before this one
   const float other = (kGradient ? q % 2 == 1 : q % 2 == 0) ? 1.0F : 0.0F;
   const float others = (kGradient ? q >= 2 : q < 2) ? 1.0F : 0.0F;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
-    const float mine = (d[c][0] + d[c][1]) + (d[c][2] + d[c][3]);
+    float mine = (d[0][c][0] + d[0][c][1]) + (d[0][c][2] + d[0][c][3]);
+#pragma unroll
+    for (int half = 1; half < kHalves; ++half) {
+      mine += (d[half][c][0] + d[half][c][1]) + (d[half][c][2] + d[half][c][3]);
+    }
     const float beside = __shfl_xor_sync(kFullWarp, mine, 1);
     const float pair = mine + beside;
     const float far = __shfl_xor_sync(kFullWarp, pair, 2);
     total[c] = pair + far;
-    const float before = fmaf(other, beside, others * far);
-    if constexpr (kGradient) {
-      sum[c][0] = before + d[c][0];
-      sum[c][1] = sum[c][0] + d[c][1];
-      sum[c][2] = sum[c][1] + d[c][2];
-      sum[c][3] = sum[c][2] + d[c][3];
-    } else {
-      sum[c][3] = before;
-      sum[c][2] = before + d[c][3];
-      sum[c][1] = sum[c][2] + d[c][2];
-      sum[c][0] = sum[c][1] + d[c][1];
+    float before = fmaf(other, beside, others * far);
+#pragma unroll
+    for (int i = 0; i < 4 * kHalves; ++i) {
+      const int at = kGradient ? i : 4 * kHalves - 1 - i;
+      if constexpr (kGradient) before += d[at / 4][c][at % 4];
+      sum[at / 4][c][at % 4] = before;
+      if constexpr (!kGradient) before += d[at / 4][c][at % 4];
     }
   }
 }

@@ -12,22 +12,26 @@
 ///         costs one exponential per window instead of 16. The nearest two or three windows take
 ///         one exponential per position where states are fast, the outer product of x and w still
 ///         from the tensor cores
+/// Pair    far from the start of the walk, two windows are taken as one of 32 positions where that
+///         fits three terms or two, with one middle and one exponential (8 and 16 states: more
+///         have no registers for it)
 /// Ends    a state is left when exp(A * sum of delta) is below 2^-17 (kForgotten), a warp
 ///         stops when it has left all. What is dropped is 2^-17 of what was there, the polynomials
 ///         are within 2e-5, and x is a sum of two bf16 (16 bits): about a hundredth of what
 ///         rounding activations to bf16 costs
 /// Layout  warp: 16 channels x all states of one chunk. Lane 4 g + q prepares positions 4q..4q + 3
-///         of channels g and g + 8, whose rows lie where that makes its values operands of the
-///         products as they are, and keeps states 8 k + 2q, 8 k + 2q + 1 of these channels. Windows
-///         come into shared memory of the warp by asynchronous copies, in pairs, two pairs ahead
+///         (of a pair 8q .. 8q + 7) of channels g and g + 8, whose rows lie where that makes its
+///         values operands of the products as they are, and keeps states 8 k + 2q, 8 k + 2q + 1 of
+///         these channels. Windows come into shared memory of the warp by asynchronous copies, in
+///         pairs, two pairs ahead
 /// Memory  the four warps of a block read sectors of the same lines, so a copy asks for the whole
 ///         line to be brought into the second-level cache, and over long walks the warps wait for
 ///         each other now and then: lines that they read at times far apart would come twice
 /// Launch  one warp per (batch row, chunk, group of channels), channels fastest within each of a
 ///         number of parts, 4 warps per block
-/// Floor   memory as for the other kernel; issue: 365 slots per window and warp far from the start
-///         of the walk, 46 per channel-position, 0.75 ms for 2^20 positions of 512 channels if all
-///         of them are walked
+/// Floor   memory as for the other kernel; issue: 252 slots per window and warp far from the start
+///         of the walk (16 states, pairs of two terms), 32 per channel-position, 0.51 ms for 2^20
+///         positions of 512 channels if all of them are walked
 #pragma once
 
 #include "kernels/scan_summary_walk.cuh"
@@ -38,6 +42,9 @@ namespace gmamba::cuda::scan {
 constexpr int kSummaryMmaWarps = 4;
 /// Windows from the start of a walk on which two terms may do; not asked before.
 constexpr int kFarWindows = 48;
+/// Windows from there on which two may be taken as one, and how long it is left after two were not.
+constexpr int kPairWindows = 32;
+constexpr int kPairRest = 16;
 
 template <int kStates, bool kGradient>
 struct SummaryMmaShape {
@@ -47,15 +54,21 @@ struct SummaryMmaShape {
   static constexpr int kArrays = kGradient ? 3 : 2;
   static constexpr int kTile = kRows * kWidth * 2;     // bytes of x, delta or z
   static constexpr int kTokens = kRows * kStates * 2;  // of w
-  static constexpr int kStage = kArrays * kTile + kTokens;
+  static constexpr int kPieces = kStates / 8;          // of 16 bytes in a row of w
+  // two windows may be taken as one: a load then reads half of the rows of each, and these lie in
+  // different banks as windows do not begin on multiples of 128 bytes. The other halves follow
+  static constexpr bool kPairs = kPieces <= 2;
+  static constexpr int kHalf = 64;  // bytes between the halves
+  static constexpr int kStage = kArrays * kTile + kTokens + (kPairs ? kHalf : 0);
   static constexpr int kBytes = kStages * kStage;  // of a warp
-  static constexpr int kPieces = kStates / 8;      // of 16 bytes in a row of w
 };
 
 /// Where piece `piece` (of kPieces in a row, 16 bytes each) of a row lies, so that eight rows of
-/// one piece lie in different banks.
+/// one piece lie in different banks. With one or two pieces, rows 2 and 3 of every four lie 64
+/// bytes behind rows 0 and 1.
 template <int kPieces>
 __device__ inline int banked(int row, int piece) {
+  if constexpr (kPieces == 1) return row / 8 * 8 + row / 2 % 2 * 4 + row / 4 % 2 * 2 + row % 2;
   return row * kPieces + (piece ^ (row / (8 / kPieces) % kPieces));
 }
 
@@ -142,16 +155,17 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const auto shared = shared_address(summary_shared + warp * S::kBytes);
   const int copy_row = lane / 2;
   const int copy_column = lane % 2 * 8;
-  const bool copies = first + copy_column < p.d_inner;
   // distances that the assembler would find again for every window, if it knew how
   const auto kept = [lane](uint32_t value) { return __shfl_sync(kFullWarp, value, lane); };
+  const bool copies = kept(first + copy_column < p.d_inner ? 1 : 0) != 0;
   const uint32_t copy_at = kept(shared + banked<2>(row_of_position(copy_row), lane % 2) * 16);
   constexpr int kBatches = (S::kPieces + 1) / 2;
   const int w_row = lane / S::kPieces;
   const int w_column = lane % S::kPieces * 8;
-  const bool copies_w = w_row < S::kRows && w_column < p.d_state;
+  const bool copies_w = kept(w_row < S::kRows && w_column < p.d_state ? 1 : 0) != 0;
   const uint32_t w_at = shared + S::kArrays * S::kTile;
-  const uint32_t w_copy_at = w_at + banked<S::kPieces>(row_of_position(w_row), w_column / 8) * 16;
+  uint32_t w_copy_at = w_at + banked<S::kPieces>(row_of_position(w_row), w_column / 8) * 16;
+  if constexpr (kStates != 32) w_copy_at = kept(w_copy_at);  // spills with 32
   const int64_t head = begin + (kGradient ? 0 : (windows - 1) * S::kRows);
   const auto rows_at = [&](const Rows<const bf16>& from) {
     return from.empty() ? nullptr : from.at(b, head + copy_row) + first + copy_column;
@@ -164,25 +178,27 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const int ragged = steps % S::kRows == 0 ? -1
                      : kGradient           ? windows - 1
                                            : 0;  // a window cut short
+  // in this place and in one piece: the compiler would keep several of each pointer
+  const auto move = [](const bf16*& pointer, int64_t bytes) {
+    asm volatile("add.s64 %0, %0, %1;" : "+l"(pointer) : "l"(bytes));
+  };
   const auto advance = [&] {
-    const auto move = [](const bf16*& pointer, int64_t bytes) {
-      pointer = reinterpret_cast<const bf16*>(reinterpret_cast<const char*>(pointer) + bytes);
-    };
     move(x_from, p.next_x);
     move(delta_from, p.next_delta);
     if constexpr (kGated) move(z_from, p.next_z);
     move(w_from, p.next_w);
   };
-  // the next window, to that distance in bytes
-  const auto copy_whole = [&](uint32_t to) {
-    copy_if(copies, copy_at + to, x_from);
-    copy_if(copies, copy_at + to + S::kTile, delta_from);
-    if constexpr (kGated) copy_if(copies, copy_at + to + 2 * S::kTile, z_from);
-    copy_if(copies_w, w_copy_at + to, w_from);
+  // the next window, if it is there, to that distance in bytes
+  const auto copy_whole = [&](uint32_t to, bool there) {
+    copy_if(copies && there, copy_at + to, x_from);
+    copy_if(copies && there, copy_at + to + S::kTile, delta_from);
+    if constexpr (kGated) copy_if(copies && there, copy_at + to + 2 * S::kTile, z_from);
+    copy_if(copies_w && there, w_copy_at + to, w_from);
 #pragma unroll
     for (int j = 1; j < kBatches; ++j) {
       const int row = w_row + j * (32 / S::kPieces);
-      copy_if(copies_w, w_at + to + banked<S::kPieces>(row_of_position(row), w_column / 8) * 16,
+      copy_if(copies_w && there,
+              w_at + to + banked<S::kPieces>(row_of_position(row), w_column / 8) * 16,
               w_from + (row - w_row) * static_cast<int>(p.w.inner));
     }
     advance();
@@ -204,10 +220,14 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
     }
     advance();
   };
-  const auto fetch = [&](int i, uint32_t to) {  // windows i and i + 1
-    if (p.vectors.wide_tokens && i < windows && i != ragged && i + 1 != ragged) {
-      copy_whole(to);
-      if (i + 1 < windows) copy_whole(to + S::kStage);
+  // pairs that begin before this window go the short way
+  const int short_way = !p.vectors.wide_tokens     ? 0
+                        : kGradient && ragged >= 0 ? windows - 2
+                                                   : windows;
+  const auto fetch = [&](int i, uint32_t to, bool cut = false) {  // windows i and i + 1
+    if (!cut && i < short_way) {
+      copy_whole(to, true);
+      copy_whole(to + S::kStage, i + 1 < windows);
     } else {
 #pragma unroll 1
       for (int j = i; j < min(i + 2, windows); ++j) copy_any(j, to + (j - i) * S::kStage);
@@ -222,7 +242,8 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
     __syncwarp();
   }
 #pragma unroll
-  for (int i = 0; i < S::kStages - 2; i += 2) fetch(i, i * S::kStage);
+  for (int i = 0; i < S::kStages - 2; i += 2)
+    fetch(i, i * S::kStage, !kGradient && i == 0 && ragged == 0);
 
   // where this lane's row of the operands lies
   const int operand_row = lane % 8 + lane / 16 * 8;
@@ -230,82 +251,103 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const uint32_t w_operand =
       kBlocks == 2 ? kept(S::kArrays * S::kTile + banked<2>(lane % 16, lane / 16) * 16)
                    : S::kArrays * S::kTile + (kBlocks == 1 ? banked<1>(lane % 16, 0) * 16 : 0);
+  // and in two windows taken as one, where lane q has positions 8q .. 8q + 7: of the first four
+  uint32_t x_pair = 0;
+  uint32_t w_pair = 0;
+  if constexpr (S::kPairs) {
+    const int second = (lane % 8 / 4 == 1) == kGradient ? S::kStage : 0;
+    const int row = lane % 4 / 2 * 4 + lane % 2;
+    x_pair = kept(second + banked<2>(row + lane / 16 * 8, lane / 8 % 2) * 16);
+    const int piece_at = kBlocks == 2
+                             ? banked<2>(row + lane / 8 % 2 * 8, lane / 16) * 16
+                             : banked<1>(row + lane / 8 % 2 * 8, 0) * 16 + lane / 16 * S::kHalf;
+    w_pair = kept(second + S::kArrays * S::kTile + piece_at);
+  }
 
-  uint32_t stage = 0;  // of window i, in bytes
-#pragma unroll 1
-  for (int i = 0; i < windows; ++i) {
-    if (i % 2 == 0) {
-      if (i % (i < 16 ? 4 : 16) == 0) {
-        walk.leave();
-        if (walk.active == 0 && !p.exact_sum) break;
-        if (p.together && i % 8 == 0) __syncthreads();
-      }
-      wait_for_copies<S::kStages / 2 - 2>();
-      __syncwarp();
-      fetch(i + S::kStages - 2, stage == 0 ? (S::kStages - 2) * S::kStage : stage - 2 * S::kStage);
-    }
-    const uint32_t at = shared + stage;
-    stage = stage == (S::kStages - 1) * S::kStage ? 0 : stage + S::kStage;
+  const int last_pair = windows - (kGradient && ragged >= 0 ? 2 : 1);
+  int pairs_from = kPairWindows;  // from this window on two are tried as one, before last_pair
+  using One = std::integral_constant<int, 1>;
+  using Two = std::integral_constant<int, S::kPairs ? 2 : 1>;
+  // adds what begins at `at`: window i, or it and the next as one, unless they can't be (false)
+  const auto add = [&]<int kHalves>(std::integral_constant<int, kHalves>, int i, uint32_t at) {
+    constexpr bool kPair = kHalves == 2;
+    const uint32_t x_at = at + (kPair ? x_pair : x_operand);
     uint32_t raw[4];
-    load_matrices(raw, at + S::kTile + x_operand);
-    float d[2][4];
-    const auto widen = [&](const uint32_t(&from)[4], float(&to)[2][4]) {
+    const auto load = [&](float(&to)[kHalves][2][4], int array) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        to[j % 2][j / 2 * 2] = __uint_as_float(from[j] << 16);
-        to[j % 2][j / 2 * 2 + 1] = __uint_as_float(from[j] & 0xffff0000U);
+      for (int half = 0; half < kHalves; ++half) {
+        load_matrices(raw, x_at + array * S::kTile + half * S::kHalf);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          to[half][j % 2][j / 2 * 2] = __uint_as_float(raw[j] << 16);
+          to[half][j % 2][j / 2 * 2 + 1] = __uint_as_float(raw[j] & 0xffff0000U);
+        }
       }
     };
-    widen(raw, d);
+    float d[kHalves][2][4];
+    load(d, 1);
+    if constexpr (!kReady) {
 #pragma unroll
-    for (int c = 0; c < 2; ++c) {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        if constexpr (!kReady) d[c][j] = softplus2<bf16>(fmaf(d[c][j], kLog2e, bias[c]));
+      for (int j = 0; j < kHalves * 8; ++j) {
+        const int c = j / 4 % 2;
+        float& value = d[j / 8][c][j % 4];
+        value = softplus2<bf16>(fmaf(value, kLog2e, bias[c]));
       }
     }
-    if (i == ragged) {  // positions that don't exist take no time
+    if (!kPair && i == ragged) {  // positions that don't exist take no time
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        if (4 * q + j >= steps % S::kRows) d[0][j] = d[1][j] = 0.0F;
+        if (4 * q + j >= steps % S::kRows) d[0][0][j] = d[0][1][j] = 0.0F;
       }
     }
     float total[2];
-    float sum[2][4];
+    float sum[kHalves][2][4];
     sum_deltas<kGradient>(d, q, total, sum);
     if (walk.active != 0) {
-      float x[2][4];
-      load_matrices(raw, at + x_operand);
-      widen(raw, x);
+      float x[kHalves][2][4];
+      load(x, 0);
       if constexpr (kGated) {
-        float z[2][4];
-        load_matrices(raw, at + 2 * S::kTile + x_operand);
-        widen(raw, z);
+        float z[kHalves][2][4];
+        load(z, 2);
 #pragma unroll
-        for (int c = 0; c < 2; ++c) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) x[c][j] *= z[c][j] * sigmoid(z[c][j]);
+        for (int j = 0; j < kHalves * 8; ++j) {
+          const float gate = z[j / 8][j / 4 % 2][j % 4];
+          x[j / 8][j / 4 % 2][j % 4] *= gate * sigmoid(gate);
         }
       }
       if constexpr (!kGradient) {
 #pragma unroll
-        for (int c = 0; c < 2; ++c) {
-#pragma unroll
-          for (int j = 0; j < 4; ++j) x[c][j] *= d[c][j];
+        for (int j = 0; j < kHalves * 8; ++j) {
+          x[j / 8][j / 4 % 2][j % 4] *= d[j / 8][j / 4 % 2][j % 4];
         }
       }
-      uint32_t w[kBlocks][2];
-      if constexpr (kBlocks == 1) {
-        load_matrices(w[0], at + w_operand);
+      uint32_t w[kHalves][kBlocks][2];
+      if constexpr (kPair && kBlocks == 1) {
+        load_matrices(raw, at + w_pair);
+        w[0][0][0] = raw[0], w[0][0][1] = raw[1], w[1][0][0] = raw[2], w[1][0][1] = raw[3];
+      } else if constexpr (kBlocks == 1) {
+        load_matrices(w[0][0], at + w_operand);
       } else {
 #pragma unroll
-        for (int k = 0; k < kBlocks; k += 2) {
-          const int other = kBlocks == 2 ? 0 : banked<S::kPieces>(lane % 16, k + lane / 16) * 16;
-          load_matrices(raw, at + w_operand + other);
-          w[k][0] = raw[0], w[k][1] = raw[1], w[k + 1][0] = raw[2], w[k + 1][1] = raw[3];
+        for (int half = 0; half < kHalves; ++half) {
+#pragma unroll
+          for (int k = 0; k < kBlocks; k += 2) {
+            const int other = kBlocks == 2 ? 0 : banked<S::kPieces>(lane % 16, k + lane / 16) * 16;
+            load_matrices(raw, at + (kPair ? w_pair + half * S::kHalf : w_operand + other));
+            w[half][k][0] = raw[0], w[half][k][1] = raw[1];
+            w[half][k + 1][0] = raw[2], w[half][k + 1][1] = raw[3];
+          }
         }
       }
-      if (walk.template smooth<Smooth3>(total)) {
+      if constexpr (kPair) {
+        if (i >= 2 * kFarWindows && walk.template smooth<Smooth2>(total)) {
+          walk.template add_smooth<Smooth2>(x, total, sum, w);
+        } else if (walk.template smooth<Smooth3>(total)) {
+          walk.template add_smooth<Smooth3>(x, total, sum, w);
+        } else {
+          return false;
+        }
+      } else if (walk.template smooth<Smooth3>(total)) {
         if (i >= kFarWindows && walk.template smooth<Smooth2>(total)) {
           walk.template add_smooth<Smooth2>(x, total, sum, w);
         } else {
@@ -322,13 +364,40 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) sum[c][j] += walk.behind[c];
+          for (int j = 0; j < 4; ++j) sum[0][c][j] += walk.behind[c];
         }
-        walk.add_each(x, sum, w, q);
+        walk.add_each(x[0], sum[0], w[0], q);
       }
     }
     walk.behind[0] += total[0];
     walk.behind[1] += total[1];
+    return true;
+  };
+
+  uint32_t stage = 0;  // of window i, in bytes
+#pragma unroll 1
+  for (int i = 0; i < windows;) {
+    if ((i & 1) == 0) {
+      if ((i & (i < 16 ? 3 : 15)) == 0) {
+        walk.leave();
+        if (walk.active == 0 && !p.exact_sum) break;
+        if (p.together && (i & 7) == 0) __syncthreads();
+      }
+      wait_for_copies<S::kStages / 2 - 2>();
+      __syncwarp();
+      fetch(i + S::kStages - 2, stage == 0 ? (S::kStages - 2) * S::kStage : stage - 2 * S::kStage);
+      if (S::kPairs && i >= pairs_from && i < last_pair) {
+        if (add(Two{}, i, shared + stage)) {
+          stage = stage == (S::kStages - 2) * S::kStage ? 0 : stage + 2 * S::kStage;
+          i += 2;
+          continue;
+        }
+        pairs_from = i + kPairRest;
+      }
+    }
+    add(One{}, i, shared + stage);
+    stage = stage == (S::kStages - 1) * S::kStage ? 0 : stage + S::kStage;
+    ++i;
   }
   wait_for_copies<0>();
 #pragma unroll
