@@ -244,21 +244,31 @@ void start_summary(Context& ctx, const SummaryArgs<T>& p, int64_t units) {
                     kSummaryThreads, bytes, p);
 }
 /// The same on tensor cores.
-template <bool kGradient, int kStates>
+template <bool kGradient, int kStates, bool kPaired>
 void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {
   constexpr int kBlocks = summary_mma_blocks(kStates);
   using S = SummaryMmaShape<kStates, kGradient>;
   const int bytes = spread(kSummaryMmaWarps * S::kBytes, kBlocks);
   const auto kernel = with_shared_memory(
-      p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kBlocks>
+      p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kPaired, kBlocks>
       : kGradient && !p.z.empty()
-          ? scan_summary_mma_kernel<kStates, kGradient, kGradient, false, kBlocks>
-          : scan_summary_mma_kernel<kStates, kGradient, false, false, kBlocks>,
+          ? scan_summary_mma_kernel<kStates, kGradient, kGradient, false, kPaired, kBlocks>
+          : scan_summary_mma_kernel<kStates, kGradient, false, false, kPaired, kBlocks>,
       bytes);
   const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
   require_countable(warps);
   start_overlapping(stream_of(ctx), kernel, grid_of(ceil_div(warps, kSummaryMmaWarps)),
                     kSummaryMmaWarps * 32, bytes, p);
+}
+template <bool kGradient, int kStates>
+void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {
+  using S = SummaryMmaShape<kStates, kGradient>;
+  const int64_t longest = p.chunk_length + (p.longer > 0 ? kChunkTile : 0);
+  if (S::kPairs && longest > kPairWindows * S::kRows) {
+    start_summary_mma<kGradient, kStates, S::kPairs>(ctx, p, units);
+  } else {
+    start_summary_mma<kGradient, kStates, false>(ctx, p, units);
+  }
 }
 
 /// Summaries of all chunks; where only whole stretches of chunks matter, of the first `near` chunks

@@ -87,12 +87,14 @@ __device__ inline void copy_if(bool there, uint32_t to, const void* from) {
       : "memory");
 }
 
-/// kReady: delta comes behind bias and softplus.
-template <int kStates, bool kGradient, bool kGated, bool kReady, int kBlocksPerSm>
+/// kReady: delta comes behind bias and softplus. kPaired: chunks have windows that may be taken as
+/// one with the next; short ones are spared the choice.
+template <int kStates, bool kGradient, bool kGated, bool kReady, bool kPaired, int kBlocksPerSm>
 __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
     scan_summary_mma_kernel(const SummaryArgs<bf16> p) {
   using S = SummaryMmaShape<kStates, kGradient>;
   using Walk = SummaryWalk<kStates>;
+  static_assert(S::kPairs || !kPaired);
   constexpr int kBlocks = Walk::kBlocks;
   extern __shared__ __align__(16) unsigned char summary_shared[];
 
@@ -254,7 +256,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   // and in two windows taken as one, where lane q has positions 8q .. 8q + 7: of the first four
   uint32_t x_pair = 0;
   uint32_t w_pair = 0;
-  if constexpr (S::kPairs) {
+  if constexpr (kPaired) {
     const int second = (lane % 8 / 4 == 1) == kGradient ? S::kStage : 0;
     const int row = lane % 4 / 2 * 4 + lane % 2;
     x_pair = kept(second + banked<2>(row + lane / 16 * 8, lane / 8 % 2) * 16);
@@ -267,7 +269,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const int last_pair = windows - (kGradient && ragged >= 0 ? 2 : 1);
   int pairs_from = kPairWindows;  // from this window on two are tried as one, before last_pair
   using One = std::integral_constant<int, 1>;
-  using Two = std::integral_constant<int, S::kPairs ? 2 : 1>;
+  using Two = std::integral_constant<int, kPaired ? 2 : 1>;
   // adds what begins at `at`: window i, or it and the next as one, unless they can't be (false)
   const auto add = [&]<int kHalves>(std::integral_constant<int, kHalves>, int i, uint32_t at) {
     constexpr bool kPair = kHalves == 2;
@@ -386,7 +388,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
       wait_for_copies<S::kStages / 2 - 2>();
       __syncwarp();
       fetch(i + S::kStages - 2, stage == 0 ? (S::kStages - 2) * S::kStage : stage - 2 * S::kStage);
-      if (S::kPairs && i >= pairs_from && i < last_pair) {
+      if (kPaired && i >= pairs_from && i < last_pair) {
         if (add(Two{}, i, shared + stage)) {
           stage = stage == (S::kStages - 2) * S::kStage ? 0 : stage + 2 * S::kStage;
           i += 2;
