@@ -283,13 +283,6 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
   };
-  const auto fetch_tile_of = [&](int first_row, int stage) {
-    if constexpr (kApart) {
-      fetch_apart(first_row, stage);
-    } else {
-      fetch(first_row, stage);
-    }
-  };
 
   using Rounds = MmaRounds<kStates, kApart>;
 
@@ -302,7 +295,13 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
                                         row, min(steps - row, kTile), thread);
   };
   int first_row = (steps - 1) / kTile * kTile;
-  if (steps > 0) fetch_tile_of(first_row, stage);
+  if (steps > 0) {
+    if constexpr (kApart) {
+      fetch_apart(first_row, stage);
+    } else {
+      fetch(first_row, stage);
+    }
+  }
   if (p.end_is_late) wait_for_previous_kernel();
   {
     const int64_t stretch = min((chunk + 1) * p.end_per_chunk, p.end_per_row) - 1;
