@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/scan_ptx.cuh"
 #include "libmamba/core/dtype.h"
 
 namespace gmamba::cuda::scan {
@@ -42,19 +43,7 @@ __device__ inline int chunk_steps(int64_t chunk, int64_t length, int64_t longer,
   return static_cast<int>(min(total - begin, length + (chunk < longer ? kChunkTile : 0)));
 }
 
-// ---- scalar math. Approximate instructions flush denormals, which costs nothing here; their
-// relative error is 2^-22. NaN goes through all of them.
-
-__device__ inline float ex2(float x) {
-  float r;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
-__device__ inline float reciprocal(float x) {
-  float r;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
+// ---- scalar math. NaN goes through all of it.
 
 /// log(1 + exp(x)) / `unit`, from x and t = exp(-|x|) with x in the same unit, for activations T.
 /// f32: relative error a few 1e-7 also for the small deltas of long memories, by

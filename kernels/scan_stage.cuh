@@ -6,28 +6,9 @@
 #include <cstring>
 #include <type_traits>
 
-#include "kernels/cuda_barrier.cuh"
 #include "kernels/scan_common.cuh"
 
 namespace gmamba::cuda::scan {
-
-template <int kBytes>
-__device__ inline void copy_async(void* to, const void* from) {
-  if constexpr (kBytes == 16) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from)
-                 : "memory");
-  } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
-                 "n"(kBytes)
-                 : "memory");
-  }
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-/// Waits until at most kPending of the groups committed last are still under way.
-template <int kPending>
-__device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
 
 /// Starts copying `rows` of kRows rows of kWidth elements, of which the first `valid` exist, in
 /// pieces of kBytes when `vector` (then `valid` is a multiple of a piece), else at once by element.

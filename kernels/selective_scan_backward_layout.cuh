@@ -206,13 +206,6 @@ __device__ inline void store_quads(float* to, const float (&from)[2][4]) {
   }
 }
 
-/// The same number, of which the compiler can keep nothing derived: what is cheap to find again
-/// leaves its registers to the windows.
-__device__ inline int again(int value) {
-  asm volatile("" : "+r"(value));
-  return value;
-}
-
 /// Where a lane prepares and finishes positions: four channels from `quad` of its group's, of
 /// position `first` and of those kAtOnce further on.
 template <int kStates, bool kApart>

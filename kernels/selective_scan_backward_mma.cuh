@@ -281,7 +281,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
         copy_async_or_zero<16>(slot + i * 128, channel, true);
       }
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit_copies();
   };
 
   using Rounds = MmaRounds<kStates, kApart>;
@@ -330,7 +330,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       wait_for_barrier(come(stage), parity);
       parity ^= static_cast<uint32_t>(stage);
     } else {
-      asm volatile("cp.async.wait_group 0;" ::: "memory");
+      wait_for_copies<0>();
       __syncthreads();
     }
 

@@ -92,13 +92,6 @@ __device__ inline float sample_deltas(const T* delta, int64_t stride, int steps,
   return sum * (1.0F / kSamples);
 }
 
-/// Place of the warp on its multiprocessor; its scheduler is that modulo four.
-__device__ inline uint32_t warp_slot() {
-  uint32_t slot;
-  asm volatile("mov.u32 %0, %%warpid;" : "=r"(slot));
-  return slot;
-}
-
 /// The item (of kSummaryThreads) of this thread when items are dealt out by `remaining`, the
 /// largest first. Positive floats compare as their bits; the item's number in the last bits makes
 /// all keys different, NaN or not. Of eight warps, the first and the last share a scheduler, and so

@@ -77,16 +77,6 @@ __device__ inline int row_of_position(int position) {
   return position % 4 / 2 * 8 + position / 4 * 2 + position % 2;
 }
 
-/// Starts copying 16 bytes if `there`, without a branch. The warps beside this one want the rest of
-/// the 128 bytes in which they lie.
-__device__ inline void copy_if(bool there, uint32_t to, const void* from) {
-  asm volatile(
-      "{.reg .pred p; setp.ne.s32 p, %2, 0;"
-      " @p cp.async.cg.shared.global.L2::128B [%0], [%1], 16;}" ::"r"(to),
-      "l"(from), "r"(static_cast<int>(there))
-      : "memory");
-}
-
 /// kReady: delta comes behind bias and softplus. kPaired: chunks have windows that may be taken as
 /// one with the next; short ones are spared the choice.
 template <int kStates, bool kGradient, bool kGated, bool kReady, bool kPaired, int kBlocksPerSm>
@@ -180,15 +170,11 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const int ragged = steps % S::kRows == 0 ? -1
                      : kGradient           ? windows - 1
                                            : 0;  // a window cut short
-  // in this place and in one piece: the compiler would keep several of each pointer
-  const auto move = [](const bf16*& pointer, int64_t bytes) {
-    asm volatile("add.s64 %0, %0, %1;" : "+l"(pointer) : "l"(bytes));
-  };
   const auto advance = [&] {
-    move(x_from, p.next_x);
-    move(delta_from, p.next_delta);
-    if constexpr (kGated) move(z_from, p.next_z);
-    move(w_from, p.next_w);
+    move_bytes(x_from, p.next_x);
+    move_bytes(delta_from, p.next_delta);
+    if constexpr (kGated) move_bytes(z_from, p.next_z);
+    move_bytes(w_from, p.next_w);
   };
   // the next window, if it is there, to that distance in bytes
   const auto copy_whole = [&](uint32_t to, bool there) {
