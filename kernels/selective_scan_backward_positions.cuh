@@ -95,7 +95,6 @@ __device__ inline void finish_positions(const BackwardArgs<bf16>& p, char* const
   load_shared(mine + S::kParameters + 128 + lane * 4, dbias);
 #pragma unroll
   for (int i = 0; i < Rounds::kCount; ++i) {
-    const int t = r.first + i * Rounds::kAtOnce;
     float u[4];
     float dy[4];
     float d[4];

@@ -162,7 +162,6 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   const auto rows_at = [&](const Rows<const bf16>& from) {
     return from.empty() ? nullptr : from.at(b, head + copy_row) + first + copy_column;
   };
-  constexpr int kStep = kGradient ? S::kRows : -S::kRows;
   const bf16* x_from = rows_at(p.x);
   const bf16* delta_from = rows_at(p.delta);
   const bf16* z_from = rows_at(p.z);
