@@ -147,6 +147,11 @@ std::string_view letter_problem(char byte) {
   return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN)";
 }
 
+std::string read_as_n(std::string_view name, int64_t count) {
+  return concat(name, ": ", format_count(count),
+                " letters that are no sequence letters were read as N");
+}
+
 size_t find_invalid_letter(std::string_view letters) {
   return HWY_DYNAMIC_DISPATCH(find_none)(kSequenceLetters.data(), letters.data(), letters.size());
 }

@@ -54,9 +54,7 @@ LabelledText read_labelled_table(const std::string& path, InvalidLetters invalid
   require(!text.sequences.empty(), ErrorKind::kInput, printable(path),
           ": no rows below the header");
   if (made_n > 0) {
-    log_line(log, LogLevel::kWarning,
-             concat(printable(path), ": ", format_count(made_n),
-                    " letters that are no sequence letters were read as N"));
+    log_line(log, LogLevel::kWarning, read_as_n(printable(path), made_n));
   }
   return text;
 }
