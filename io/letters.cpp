@@ -137,12 +137,11 @@ std::string shown_byte(char byte) {
 
 std::string_view letter_problem(char byte) {
   if (byte == '-' || byte == '.' || byte == '*') {
-    return " is a gap or stop, not a base; remove it, or write N (--invalid n of embed, classify "
-           "and evaluate reads it so)";
+    return " is a gap or stop, not a base; remove it, or write N (--invalid n reads it so)";
   }
   if (may_stand_for_n(static_cast<unsigned char>(byte))) {
-    return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN); write N there (--invalid n of embed, "
-           "classify and evaluate reads it so)";
+    return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN); write N there (--invalid n reads "
+           "it so)";
   }
   return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN)";
 }

@@ -233,7 +233,8 @@ std::unique_ptr<ExampleSource> list_source(std::vector<Example> examples, uint64
 
 ClassWindows open_class_windows(const std::vector<std::string>& specs, int64_t context,
                                 int64_t windows_per_class, double valid_fraction,
-                                const Tokenizer& tokenizer, uint64_t seed, Log* log) {
+                                const Tokenizer& tokenizer, uint64_t seed, Log* log,
+                                InvalidLetters invalid) {
   ClassWindows classes;
   std::vector<std::pair<std::string, std::vector<std::string>>> files;
   for (const std::string& spec : specs) {
@@ -255,7 +256,8 @@ ClassWindows open_class_windows(const std::vector<std::string>& specs, int64_t c
   std::vector<WindowSampler> samplers;
   for (size_t i = 0; i < files.size(); ++i) {
     classes.names.push_back(files[i].first);
-    genomes.push_back(std::make_unique<Genome>(files[i].second, log));
+    genomes.push_back(
+        std::make_unique<Genome>(files[i].second, GenomeOptions{.log = log, .invalid = invalid}));
     const Genome& genome = *genomes.back();
     SplitOptions options;
     options.valid_fraction = valid_fraction;

@@ -119,11 +119,10 @@ TEST_F(Command, ErrorsNameFileAndPlaceOnOneLine) {
   const Outcome missing = gmamba("embed --model model nowhere.fa -o out.npy");
   EXPECT_EQ(missing.code, 1);
   EXPECT_TRUE(contains(missing.err, "nowhere.fa"));
-  // pretrain has no --invalid, which the message must not make one believe
   const Outcome train = gmamba("pretrain --fasta bad.fa --steps 1 --out run");
   EXPECT_EQ(train.code, 1);
   EXPECT_TRUE(contains(train.err, "bad.fa: line 5: record 'wrong': '!' at base 4"));
-  EXPECT_TRUE(contains(train.err, "write N there (--invalid n of embed, classify and evaluate"));
+  EXPECT_TRUE(contains(train.err, "write N there (--invalid n reads it so)"));
   const Outcome no_model = gmamba("embed --model nowhere in.fa -o out.npy");
   EXPECT_EQ(no_model.code, 1);
   EXPECT_TRUE(contains(no_model.err, "nowhere"));
