@@ -4,9 +4,14 @@
 
 #include <cstdint>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <map>
+#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace gmamba::test {
 
@@ -102,5 +107,47 @@ class Decoder {
 
 inline double as_double(const std::string& bytes) { return Decoder(bytes).number<double>(); }
 inline float as_float(const std::string& bytes) { return Decoder(bytes).number<float>(); }
+
+/// Points by tag and step, each in the order in which they were read.
+using Points = std::map<std::pair<std::string, int64_t>, std::vector<float>>;
+
+/// What TensorBoard shows of a folder: the files in the order of their times, one after the other,
+/// where a session that starts at a step drops all that was read from that step on. A file that
+/// was cut ends where it does.
+inline Points shown_points(const std::filesystem::path& folder) {
+  std::map<std::pair<double, std::string>, std::string> files;  // by time, name
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    std::stringstream text;
+    text << file.rdbuf();
+    const auto version = Decoder(Decoder(text.str()).record()).message();
+    files[{as_double(version.find(1)->second.bytes), entry.path().filename()}] = text.str();
+  }
+  Points points;
+  for (const auto& [name, bytes] : files) {
+    Decoder records(bytes);
+    while (!records.end()) {
+      std::multimap<uint64_t, Field> event;
+      try {
+        event = Decoder(records.record()).message();
+      } catch (const std::runtime_error&) {
+        break;
+      }
+      const auto step_field = event.find(2);
+      const auto step =
+          step_field == event.end() ? 0 : static_cast<int64_t>(step_field->second.varint);
+      if (event.contains(7)) {
+        std::erase_if(points, [&](const auto& point) { return point.first.second >= step; });
+      }
+      if (!event.contains(5)) continue;
+      for (const auto& [number, field] : Decoder(event.find(5)->second.bytes).message()) {
+        const auto value = Decoder(field.bytes).message();
+        points[{value.find(1)->second.bytes, step}].push_back(
+            as_float(value.find(2)->second.bytes));
+      }
+    }
+  }
+  return points;
+}
 
 }  // namespace gmamba::test
