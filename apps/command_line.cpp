@@ -66,20 +66,33 @@ void add_option(CLI::App& app, const OptionEntry& entry, bool has_positional, Gi
   fail(ErrorKind::kUsage, printable(what));
 }
 
-/// A flag was given a value as in --quiet=often, of which CLI11 does not say the flag.
-[[noreturn]] void refuse_flag_value(std::span<const std::string> arguments, OptionList& list) {
-  for (const std::string& argument : arguments) {
-    const size_t equals = argument.find('=');
-    if (!argument.starts_with("--") || equals == std::string::npos) continue;
-    const OptionEntry* const entry = list.find(argument.substr(2, equals - 2));
-    if (entry == nullptr || !entry->is_bool) continue;
-    const std::string value = argument.substr(equals + 1);
-    if (value != "true" && value != "false") {
-      fail(ErrorKind::kUsage, "--", entry->name, ": a flag; expected no value, found '",
-           printable(value), "'");
+bool is_flag(std::string_view name, const OptionList& list) {
+  if (name == "-h" || name == "--help" || name == "--print-config") return true;
+  return std::any_of(list.entries().begin(), list.entries().end(), [&](const OptionEntry& entry) {
+    return entry.is_bool && (name == "--" + entry.name ||
+                             (entry.meta.letter != 0 && name == concat("-", entry.meta.letter)) ||
+                             (entry.default_text == "true" && name == "--no-" + entry.name));
+  });
+}
+
+/// Refuses a value of a flag, as in --quiet=often or -q=3, of which CLI11 would not say the flag.
+/// --quiet=false is left, for what a config file has switched on.
+void refuse_flag_value(const std::string& argument, const OptionList& list) {
+  const size_t equals = argument.find('=');
+  if (equals == std::string::npos || !argument.starts_with('-')) return;
+  std::string name = argument.substr(0, equals);
+  const std::string value = argument.substr(equals + 1);
+  if (name.starts_with("--")) {
+    if (value == "true" || value == "false") return;
+  } else {
+    // flags of one letter may stand together, -vq=3; the value is the last one's
+    for (size_t i = 1; i + 1 < name.size(); ++i) {
+      if (!is_flag(concat("-", name[i]), list)) return;
     }
+    name = concat("-", name.back());
   }
-  fail(ErrorKind::kUsage, "a flag was given a value; flags have none");
+  if (!is_flag(name, list)) return;
+  fail(ErrorKind::kUsage, name, ": a flag, which takes no value; found '", printable(value), "'");
 }
 
 [[noreturn]] void refuse_argument(const std::string& argument, const OptionList& list) {
@@ -169,14 +182,16 @@ CommandLine read_command_line(const Command& command, std::span<const std::strin
   for (const OptionEntry& entry : list.entries()) {
     add_option(app, entry, has_positional, given);
   }
+  for (const std::string& argument : arguments) {
+    if (argument == "--") break;  // names of inputs follow
+    refuse_flag_value(argument, list);
+  }
   // CLI11 takes the arguments from the back
   std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
   try {
     app.parse(reversed);
   } catch (const CLI::ParseError& error) {
     refuse(error);
-  } catch (const std::logic_error&) {
-    refuse_flag_value(arguments, list);
   }
   if (line.help) {
     return line;

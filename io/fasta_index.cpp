@@ -59,6 +59,8 @@ class IndexBuilder {
     require(records_ > 0, ErrorKind::kInput, name_, ": no sequence records: the file is empty");
     return std::move(index_);
   }
+  /// Letters that are no sequence letters, and so count as N.
+  int64_t made_n() const { return made_n_; }
 
  private:
   void start_line(std::string_view text) {
@@ -96,6 +98,7 @@ class IndexBuilder {
           !may_stand_for_n(static_cast<unsigned char>(letter))) {
         fail_letter(letter, text_bytes_ + static_cast<int64_t>(at));
       }
+      ++made_n_;
       ++at;
     }
     text_bytes_ += static_cast<int64_t>(piece.size()) - (carriage_ ? 1 : 0);
@@ -172,6 +175,7 @@ class IndexBuilder {
   std::unordered_set<std::string> names_;
   FastaEntry entry_;
   std::string header_;
+  int64_t made_n_ = 0;
   int64_t records_ = 0;
   int64_t offset_ = 0;
   int64_t line_ = 1;
@@ -306,15 +310,20 @@ bool fits(const FastaEntry& entry) {
 
 }  // namespace
 
-FastaIndex build_fasta_index(OpenedBytes input, InvalidLetters invalid) {
+FastaIndex build_fasta_index(OpenedBytes input, InvalidLetters invalid, Log* log) {
   IndexBuilder builder(input.name, invalid);
   constexpr size_t kBufferBytes = size_t{1} << 18;
   const auto buffer = std::make_unique_for_overwrite<char[]>(kBufferBytes);
   while (true) {
     const size_t got = input.bytes->read(buffer.get(), kBufferBytes);
-    if (got == 0) return builder.finish();
+    if (got == 0) break;
     builder.feed({buffer.get(), got});
   }
+  FastaIndex index = builder.finish();
+  if (builder.made_n() > 0) {
+    log_line(log, LogLevel::kWarning, read_as_n(input.name, builder.made_n()));
+  }
+  return index;
 }
 
 std::string format_fasta_index(const FastaIndex& index) {

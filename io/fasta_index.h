@@ -34,8 +34,9 @@ using FastaIndex = std::vector<FastaEntry>;
 
 /// Reads all of `input`. Throws kInput naming the line for text before the first '>', FASTQ, lines
 /// of unequal length within a record, blank lines inside one, letters that are none, a name given
-/// twice or longer than 64 KiB, and an input without records.
-FastaIndex build_fasta_index(OpenedBytes input, InvalidLetters invalid);
+/// twice or longer than 64 KiB, and an input without records. Letters that are none, where they
+/// count as N, are said in a warning.
+FastaIndex build_fasta_index(OpenedBytes input, InvalidLetters invalid, Log* log = nullptr);
 
 /// Text of a .fai.
 std::string format_fasta_index(const FastaIndex& index);

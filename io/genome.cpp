@@ -121,13 +121,15 @@ class Indexer {
 
  private:
   void build() {
-    file_.index = build_fasta_index(open_bytes(file_.path, available_threads()), options_.invalid);
+    file_.index =
+        build_fasta_index(open_bytes(file_.path, available_threads()), options_.invalid, log_);
     require(!file_.index.empty(), ErrorKind::kInput, file_.name, ": its records hold no bases");
     file_.scanned = true;
   }
 
   /// Whether making an index takes little time, or no more than checking this one.
   bool is_better_compared(const FastaIndex& index) const {
+    if (options_.invalid == InvalidLetters::kN) return true;  // its letters are counted
     if (options_.compare_bytes == 0) return false;
     const int64_t size = file_.bytes->size();
     int64_t first_lines = 0;  // they are read by the check

@@ -33,6 +33,7 @@ struct Interval {
 
 struct GenomeOptions {
   Log* log = nullptr;
+  /// kN: files are read to their ends when they are opened, and the letters counted in a warning.
   InvalidLetters invalid = InvalidLetters::kError;
   bool save_index = true;  ///< write a missing .fai or .gzi where the folder allows it
   /// An index beside a file up to this size is compared with one made anew, which takes less than a

@@ -137,14 +137,18 @@ std::string shown_byte(char byte) {
 
 std::string_view letter_problem(char byte) {
   if (byte == '-' || byte == '.' || byte == '*') {
-    return " is a gap or stop, not a base; remove it, or write N (--invalid n of embed, classify "
-           "and evaluate reads it so)";
+    return " is a gap or stop, not a base; remove it, or write N (--invalid n reads it so)";
   }
   if (may_stand_for_n(static_cast<unsigned char>(byte))) {
-    return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN); write N there (--invalid n of embed, "
-           "classify and evaluate reads it so)";
+    return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN); write N there (--invalid n reads "
+           "it so)";
   }
   return " is no sequence letter (IUPAC ACGTURYKMSWBDHVN)";
+}
+
+std::string read_as_n(std::string_view name, int64_t count) {
+  return concat(name, ": ", format_count(count),
+                " letters that are no sequence letters were read as N");
 }
 
 size_t find_invalid_letter(std::string_view letters) {

@@ -25,6 +25,8 @@ bool may_stand_for_n(unsigned char letter);
 std::string shown_byte(char byte);
 /// Why this byte is refused in a sequence, and what to do: " is a gap or stop, ...".
 std::string_view letter_problem(char byte);
+/// The warning of --invalid n: that `count` letters of the input `name` (printable) were read as N.
+std::string read_as_n(std::string_view name, int64_t count);
 
 /// Position of the first byte outside '!'..'~'; text.size() when there is none.
 size_t find_unprintable(std::string_view text);

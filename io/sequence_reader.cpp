@@ -247,9 +247,7 @@ class TextSequenceReader final : public SequenceReader {
     require(record_ >= 0, ErrorKind::kInput, input_.name,
             ": no sequence records: the input is empty");
     if (invalid_ > 0) {
-      log_line(options_.log, LogLevel::kWarning,
-               concat(input_.name, ": ", format_count(invalid_),
-                      " letters that are no sequence letters were read as N"));
+      log_line(options_.log, LogLevel::kWarning, read_as_n(input_.name, invalid_));
     }
   }
 

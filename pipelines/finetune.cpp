@@ -112,9 +112,9 @@ class Finetuning {
   void open_data() {
     const bool classify = options_.task == TaskKind::kClassification;
     if (!options_.classes.empty()) {
-      ClassWindows windows =
-          open_class_windows(options_.classes, options_.context, options_.windows_per_class,
-                             options_.valid_fraction, tokenizer_, seed_, job_.log);
+      ClassWindows windows = open_class_windows(options_.classes, options_.context,
+                                                options_.windows_per_class, options_.valid_fraction,
+                                                tokenizer_, seed_, job_.log, options_.invalid);
       classes_ = std::move(windows.names);
       source_ = std::move(windows.train);
       valid_ = std::move(windows.valid);
@@ -124,9 +124,10 @@ class Finetuning {
                       " held out (no base is in both)"));
       return;
     }
-    LabelledText train = options_.train.empty()
-                             ? read_labelled_records(options_.inputs, options_.labels, job_.log)
-                             : read_labelled_table(options_.train);
+    LabelledText train =
+        options_.train.empty()
+            ? read_labelled_records(options_.inputs, options_.labels, job_.log, options_.invalid)
+            : read_labelled_table(options_.train, options_.invalid, job_.log);
     const std::string& name = options_.train.empty() ? options_.labels : options_.train;
     job_.record.add_input(name);
     if (classify) {
@@ -138,8 +139,8 @@ class Finetuning {
     }
     std::vector<Example> examples = make_examples(train, classes_, options_.task, tokenizer_, name);
     if (!options_.valid.empty()) {
-      valid_ = make_examples(read_labelled_table(options_.valid), classes_, options_.task,
-                             tokenizer_, options_.valid);
+      valid_ = make_examples(read_labelled_table(options_.valid, options_.invalid, job_.log),
+                             classes_, options_.task, tokenizer_, options_.valid);
     } else {
       hold_out(examples);
     }
@@ -185,6 +186,8 @@ class Finetuning {
           "verbose", "force",      "no-provenance"}) {
       print.erase(key);
     }
+    // as for runs from before there was a choice
+    if (options.invalid == InvalidLetters::kError) print.erase("invalid");
     print["segment"] = plan_.segment;
     print["classes"] = classes_;
     print["model"] = model_digest(options_.model);

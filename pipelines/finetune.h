@@ -8,6 +8,7 @@
 
 #include "pipelines/job.h"
 #include "pipelines/model_input.h"
+#include "pipelines/sequence_input.h"
 #include "pipelines/training_run.h"
 
 namespace gmamba {
@@ -25,6 +26,7 @@ struct FinetuneOptions {
   std::string labels;
   std::vector<std::string> inputs;
   std::vector<std::string> classes;
+  InvalidLetters invalid = InvalidLetters::kError;
   int64_t context = 1024;
   int64_t windows_per_class = 2000;
   double valid_fraction = 0.1;
@@ -57,6 +59,7 @@ struct FinetuneOptions {
     v("inputs", inputs, "FASTA or FASTQ for --labels", {.value = "FILE", .positional = true});
     v("class", classes, "name=genome.fa: windows of a genome as one class; repeat",
       {.value = "NAME=FASTA"});
+    v("invalid", invalid, kInvalidHelp, {.value = "WORD"});
     v("context", context, "bases of a window, with --class", {.value = "N"});
     v("windows-per-class", windows_per_class, "windows drawn of each class in an epoch",
       {.value = "N"});

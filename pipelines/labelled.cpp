@@ -54,9 +54,7 @@ LabelledText read_labelled_table(const std::string& path, InvalidLetters invalid
   require(!text.sequences.empty(), ErrorKind::kInput, printable(path),
           ": no rows below the header");
   if (made_n > 0) {
-    log_line(log, LogLevel::kWarning,
-             concat(printable(path), ": ", format_count(made_n),
-                    " letters that are no sequence letters were read as N"));
+    log_line(log, LogLevel::kWarning, read_as_n(printable(path), made_n));
   }
   return text;
 }
@@ -235,7 +233,8 @@ std::unique_ptr<ExampleSource> list_source(std::vector<Example> examples, uint64
 
 ClassWindows open_class_windows(const std::vector<std::string>& specs, int64_t context,
                                 int64_t windows_per_class, double valid_fraction,
-                                const Tokenizer& tokenizer, uint64_t seed, Log* log) {
+                                const Tokenizer& tokenizer, uint64_t seed, Log* log,
+                                InvalidLetters invalid) {
   ClassWindows classes;
   std::vector<std::pair<std::string, std::vector<std::string>>> files;
   for (const std::string& spec : specs) {
@@ -257,7 +256,8 @@ ClassWindows open_class_windows(const std::vector<std::string>& specs, int64_t c
   std::vector<WindowSampler> samplers;
   for (size_t i = 0; i < files.size(); ++i) {
     classes.names.push_back(files[i].first);
-    genomes.push_back(std::make_unique<Genome>(files[i].second, log));
+    genomes.push_back(
+        std::make_unique<Genome>(files[i].second, GenomeOptions{.log = log, .invalid = invalid}));
     const Genome& genome = *genomes.back();
     SplitOptions options;
     options.valid_fraction = valid_fraction;

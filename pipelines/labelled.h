@@ -77,6 +77,7 @@ struct ClassWindows {
 };
 ClassWindows open_class_windows(const std::vector<std::string>& specs, int64_t context,
                                 int64_t windows_per_class, double valid_fraction,
-                                const Tokenizer& tokenizer, uint64_t seed, Log* log);
+                                const Tokenizer& tokenizer, uint64_t seed, Log* log,
+                                InvalidLetters invalid = InvalidLetters::kError);
 
 }  // namespace gmamba

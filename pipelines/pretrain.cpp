@@ -71,6 +71,8 @@ Json fingerprint(const PretrainOptions& given, const PretrainPlan& plan, const G
       print.erase(key);
     }
   }
+  // as for runs from before there was a choice
+  if (given.invalid == InvalidLetters::kError) print.erase("invalid");
   print["segment"] = plan.last().segment;
   print["rows"] = plan.last().rows;
   if (plan.stages.size() > 1) {
@@ -160,7 +162,7 @@ class Pretraining {
  public:
   Pretraining(const PretrainOptions& options, Job& job)
       : options_(options), job_(job), ctx_(open_context(options.common, job)) {
-    genome_.emplace(options.fasta, job.log);
+    genome_.emplace(options.fasta, GenomeOptions{.log = job.log, .invalid = options.invalid});
     for (const std::string& path : options.fasta) job.record.add_input(path);
     if (!options.init.empty()) init_.emplace(load_model(options.init, Device{}, job.log));
     tokenizer_.emplace(init_ ? init_->vocabulary() : Vocabulary::characters());

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "pipelines/job.h"
+#include "pipelines/sequence_input.h"
 #include "pipelines/training_run.h"
 
 namespace gmamba {
@@ -26,6 +27,7 @@ struct OptionWords<Objective> {
 
 struct PretrainOptions {
   std::vector<std::string> fasta;
+  InvalidLetters invalid = InvalidLetters::kError;
   std::string regions;
   std::string valid_regions;
   std::vector<std::string> valid_contigs;
@@ -57,6 +59,7 @@ struct PretrainOptions {
   void visit(V& v) {
     v.heading("Sequence");
     v("fasta", fasta, "reference genomes, plain or bgzip", {.value = "FILE", .required = true});
+    v("invalid", invalid, kInvalidHelp, {.value = "WORD"});
     v("regions", regions, "train and validate within these only: a BED file or chr1:1-1000,...",
       {.value = "BED"});
     v("valid-regions", valid_regions, "hold these out: a BED file or a list of regions",

@@ -194,7 +194,8 @@ TokenSource::TokenSource(const InputOptions& options, const Tokenizer& tokenizer
     // stdin may be silent for hours: that is for the thread to wait for
     if (options.inputs.front() != "-") shared.reader = shared.open(options.inputs.front());
   } else {
-    shared.genome = std::make_unique<Genome>(options.inputs, &shared.log);
+    shared.genome = std::make_unique<Genome>(
+        options.inputs, GenomeOptions{.log = &shared.log, .invalid = options.invalid});
     shared.intervals = shared.genome->parse_regions(options.regions);
     shared.interval_bases = 0;
     for (const Interval& interval : shared.intervals) shared.interval_bases += interval.length();

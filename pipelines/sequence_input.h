@@ -23,6 +23,10 @@ struct OptionWords<InvalidLetters> {
       {"error", InvalidLetters::kError}, {"n", InvalidLetters::kN}};
 };
 
+/// The help of --invalid, wherever sequences are read.
+inline constexpr std::string_view kInvalidHelp =
+    "a letter outside IUPAC is an error, or is read as n";
+
 struct InputOptions {
   std::vector<std::string> inputs;
   std::string regions;
@@ -39,7 +43,7 @@ struct InputOptions {
       "chr1:1,001-2000,chr2 (1-based, inclusive) or a BED file, on FASTA inputs, which are indexed "
       "when they are not yet",
       {.value = "LIST|BED"});
-    v("invalid", invalid, "a letter outside IUPAC is an error, or is read as n", {.value = "WORD"});
+    v("invalid", invalid, kInvalidHelp, {.value = "WORD"});
   }
   /// Throws kUsage.
   void validate() const;

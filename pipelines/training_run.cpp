@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kFingerprint = "fingerprint";
 constexpr const char* kStepsOfLine = "steps_of_line";
+constexpr const char* kMetrics = "metrics.jsonl";
 
 /// The first key at which two records differ, or "".
 std::string first_difference(const Json& was, const Json& now) {
@@ -45,6 +46,20 @@ void add_scalars(EventFile& events, const Json& line) {
   add(line);
   if (line.contains("metrics")) add(line["metrics"]);
   events.add(line.at("time").get<double>(), line.at("step").get<int64_t>(), scalars);
+}
+
+/// Calls use(text, json) for each whole line of a file of metrics, if there is one.
+template <class Use>
+void for_each_line(const fs::path& path, Use&& use) {
+  if (!fs::exists(path)) return;
+  for (const std::string& text : split(read_file(path, int64_t{1} << 33), '\n')) {
+    if (text.empty()) continue;
+    try {
+      use(text, parse_json(text, kMetrics));
+    } catch (const std::exception&) {
+      continue;  // the last line of a run that was killed while writing it
+    }
+  }
 }
 
 /// The step at which run.json says that the run finished; nullopt where it says no such thing.
@@ -149,33 +164,41 @@ std::optional<Checkpoint> TrainingRun::checkpoint(Device device) {
   const int64_t last = found ? found->step : 0;
   keep_metrics([&](const Json& line) { return line.at("step").get<int64_t>() <= last; });
   events_.emplace(folder_ / "tensorboard", unix_time());
-  if (found) events_->restart(unix_time(), found->step + 1);
+  if (resume_) events_->restart(unix_time(), last + 1);
   return found;
 }
 
 void TrainingRun::drop_metrics(const std::vector<std::string>& splits, int64_t step) {
-  keep_metrics([&](const Json& line) {
-    return line.at("step").get<int64_t>() != step ||
-           std::find(splits.begin(), splits.end(), line.at("split").get<std::string>()) ==
+  const auto goes = [&](const Json& line) {
+    return line.at("step").get<int64_t>() == step &&
+           std::find(splits.begin(), splits.end(), line.at("split").get<std::string>()) !=
                splits.end();
+  };
+  bool any = false;
+  std::vector<Json> stay;
+  for_each_line(folder_ / kMetrics, [&](const std::string&, const Json& line) {
+    if (line.at("step").get<int64_t>() != step) return;
+    if (goes(line)) {
+      any = true;
+    } else {
+      stay.push_back(line);
+    }
   });
+  if (!any) return;
+  // readers of events drop whole steps, so that what stays of this one is written again; this comes
+  // before the lines go, so that a process killed in between leaves it to be done once more
+  events_->restart(unix_time(), step);
+  for (const Json& line : stay) add_scalars(*events_, line);
+  keep_metrics([&](const Json& line) { return !goes(line); });
 }
 
 void TrainingRun::keep_metrics(const std::function<bool(const Json&)>& keep) {
   if (metrics_.is_open()) metrics_.close();
-  const fs::path path = folder_ / "metrics.jsonl";
+  const fs::path path = folder_ / kMetrics;
   std::string kept;
-  if (fs::exists(path)) {
-    for (const std::string& line : split(read_file(path, int64_t{1} << 33), '\n')) {
-      if (line.empty()) continue;
-      try {
-        if (!keep(parse_json(line, "metrics.jsonl"))) continue;
-      } catch (const std::exception&) {
-        continue;  // the last line of a run that was killed while writing it
-      }
-      kept += line + "\n";
-    }
-  }
+  for_each_line(path, [&](const std::string& text, const Json& line) {
+    if (keep(line)) kept += text + "\n";
+  });
   write_file(path, kept);
   metrics_.open(path, std::ios::app);
   require(metrics_.good(), ErrorKind::kIo, printable(path.string()), ": cannot open for writing");
@@ -184,7 +207,7 @@ void TrainingRun::keep_metrics(const std::function<bool(const Json&)>& keep) {
 void TrainingRun::metrics(const Json& line) {
   metrics_ << line.dump(-1, ' ', false, Json::error_handler_t::replace) << '\n';
   metrics_.flush();
-  require(metrics_.good(), ErrorKind::kIo, printable((folder_ / "metrics.jsonl").string()),
+  require(metrics_.good(), ErrorKind::kIo, printable((folder_ / kMetrics).string()),
           ": cannot write; is the disk full?");
   add_scalars(*events_, line);
 }

@@ -89,14 +89,14 @@ class TrainingRun {
 
   const std::filesystem::path& folder() const { return folder_; }
   /// The checkpoint to go on from; nullopt for a new run, or one that had none yet. Cuts
-  /// metrics.jsonl back to it and opens it for more. Of a run that has finished nothing is cut or
-  /// opened: what it left stays as it is.
+  /// metrics.jsonl and what event files show back to it and opens them for more. Of a run that has
+  /// finished nothing is cut or opened: what it left stays as it is.
   std::optional<Checkpoint> checkpoint(Device device);
   /// The run has ended as it should and its model is there, its last checkpoint too unless all were
   /// cleared away: nothing is left to do. Known after checkpoint(), which says it to the user.
   bool finished() const { return finished_; }
 
-  /// Takes the lines of these splits at `step` out of metrics.jsonl.
+  /// Takes the lines of these splits at `step` out of metrics.jsonl and the event files.
   void drop_metrics(const std::vector<std::string>& splits, int64_t step);
   /// Appends a line to metrics.jsonl, flushed, and its numbers to the event file.
   void metrics(const Json& line);

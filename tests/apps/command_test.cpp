@@ -119,11 +119,10 @@ TEST_F(Command, ErrorsNameFileAndPlaceOnOneLine) {
   const Outcome missing = gmamba("embed --model model nowhere.fa -o out.npy");
   EXPECT_EQ(missing.code, 1);
   EXPECT_TRUE(contains(missing.err, "nowhere.fa"));
-  // pretrain has no --invalid, which the message must not make one believe
   const Outcome train = gmamba("pretrain --fasta bad.fa --steps 1 --out run");
   EXPECT_EQ(train.code, 1);
   EXPECT_TRUE(contains(train.err, "bad.fa: line 5: record 'wrong': '!' at base 4"));
-  EXPECT_TRUE(contains(train.err, "write N there (--invalid n of embed, classify and evaluate"));
+  EXPECT_TRUE(contains(train.err, "write N there (--invalid n reads it so)"));
   const Outcome no_model = gmamba("embed --model nowhere in.fa -o out.npy");
   EXPECT_EQ(no_model.code, 1);
   EXPECT_TRUE(contains(no_model.err, "nowhere"));
@@ -142,7 +141,16 @@ TEST_F(Command, UsageErrorsEndWithTwo) {
       {"embed --model model in.fa --bin 5 --bin 6", "--bin: given more than once"},
       {"embed --model model in.fa --threads", "--threads: expected a value after it"},
       {"embed in.fa --model=", "--model: expected a value after it"},
-      {"embed --model model in.fa --quiet=often", "--quiet: a flag; expected no value, found 'of"},
+      {"embed --model model in.fa --quiet=often",
+       "--quiet: a flag, which takes no value; found 'of"},
+      {"embed --model model in.fa --quiet=3", "--quiet: a flag, which takes no value; found '3'"},
+      {"embed --model model in.fa -q=3", "-q: a flag, which takes no value; found '3'"},
+      {"embed --model model in.fa -vq=true", "-q: a flag, which takes no value; found 'true'"},
+      {"embed --model model in.fa -v=", "-v: a flag, which takes no value; found ''"},
+      {"embed -h=3", "-h: a flag, which takes no value; found '3'"},
+      {"embed --help=yes", "--help: a flag, which takes no value; found 'yes'"},
+      {"embed --print-config=3", "--print-config: a flag, which takes no value; found '3'"},
+      {"pretrain --carry=3", "--carry: a flag, which takes no value; found '3'"},
       {"embed --model model in.fa --max-memory 3X", "--max-memory: expected a size such as"},
       {"embed --model model in.fa -o out.npy -q -v", "--quiet and --verbose"},
       {"info model extra", "unexpected argument 'extra'"},
@@ -157,6 +165,15 @@ TEST_F(Command, UsageErrorsEndWithTwo) {
     EXPECT_TRUE(contains(got.err, message)) << arguments;
     EXPECT_EQ(files(), (std::set<std::string>{"in.fa"})) << arguments;
   }
+}
+
+TEST_F(Command, WhatHasAnEqualsSignIsNoValueOfAFlag) {
+  const std::string rest = " --model model --print-config";
+  EXPECT_EQ(gmamba("finetune --class q=a.fa --class v=b.fa --out run" + rest).code, 0);
+  EXPECT_EQ(gmamba("embed q=3.fa" + rest).code, 0);
+  EXPECT_EQ(gmamba("embed in.fa -o q=3.npy" + rest).code, 0);
+  EXPECT_EQ(gmamba("embed in.fa --quiet=false" + rest).code, 0);
+  EXPECT_TRUE(contains(gmamba("embed in.fa --quiet=true" + rest).out, "quiet = true"));
 }
 
 TEST_F(Command, AListOptionTakesAllValuesUpToTheNext) {

@@ -16,6 +16,7 @@
 #include "libmamba/core/text.h"
 #include "libmamba/run_checkpoint.h"
 #include "tests/apps/command_runner.h"
+#include "tests/pipelines/event_reader.h"
 
 namespace gmamba::test {
 
@@ -115,6 +116,24 @@ inline int64_t event_files(const fs::path& run) {
     count += entry.path().filename().string().starts_with("events.out.tfevents.") ? 1 : 0;
   }
   return count;
+}
+
+/// The numbers of metrics.jsonl as points, each once where its lines are.
+inline Points logged_points(const fs::path& run) {
+  Points points;
+  for (const std::string& line : split(slurp(run / "metrics.jsonl"), '\n')) {
+    if (line.empty()) continue;
+    const Json json = parse_json(line, "metrics.jsonl");
+    for (const Json& object : {json, json.value("metrics", Json::object())}) {
+      for (const auto& [key, value] : object.items()) {
+        if (key == "step" || key == "time" || !value.is_number()) continue;
+        const std::string tag = concat(json.at("split").get<std::string>(), "/", key);
+        points[{tag, json.at("step").get<int64_t>()}].push_back(
+            static_cast<float>(value.get<double>()));
+      }
+    }
+  }
+  return points;
 }
 
 /// The lines of metrics.jsonl of a split.

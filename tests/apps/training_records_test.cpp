@@ -174,6 +174,41 @@ TEST(TrainingRecords, TheLastEvaluationHasTheSampleOfTheOthersAndAll) {
   EXPECT_EQ(losses(folder / "two"), before);
 }
 
+TEST(TrainingRecords, ABoardShowsEachPointOnce) {
+  const fs::path folder = test_folder();
+  write_genome(folder / "genome.fa", 1);
+  const std::string words = pretrain_words("run", 8) + " --keep 20";
+  const fs::path board = folder / "run" / "tensorboard";
+  const auto expect_all = [&](const std::string& when) {
+    const Points logged = logged_points(folder / "run");
+    EXPECT_TRUE(logged.contains({"train/loss", 8}) && logged.contains({"valid/loss", 8})) << when;
+    for (const auto& [place, values] : logged) EXPECT_EQ(values.size(), 1U) << place.first;
+    EXPECT_EQ(shown_points(board), logged) << when;
+  };
+  ASSERT_EQ(run(words, folder).code, 0);
+  expect_all("left alone");
+  // each time as a process leaves it that was killed before it wrote the record
+  for (int round = 0; round < 2; ++round) {
+    fs::remove(folder / "run" / "run.json");
+    ASSERT_EQ(run(words + " --resume", folder).code, 0);
+    expect_all("killed after the last evaluation");
+  }
+  // between the two lines of that evaluation
+  fs::remove(folder / "run" / "run.json");
+  const std::string metrics = slurp(folder / "run" / "metrics.jsonl");
+  const size_t last = metrics.rfind('\n', metrics.size() - 2) + 1;
+  std::ofstream(folder / "run" / "metrics.jsonl") << metrics.substr(0, last + 20);
+  ASSERT_EQ(run(words + " --resume", folder).code, 0);
+  expect_all("killed within the last evaluation");
+  drop_checkpoints_after(folder / "run", 7);  // where there was an evaluation, too
+  ASSERT_EQ(run(words + " --resume", folder).code, 0);
+  expect_all("killed before the last step");
+  fs::remove(folder / "run" / "run.json");
+  drop_checkpoints_after(folder / "run", 0);
+  ASSERT_EQ(run(words + " --resume", folder).code, 0);
+  expect_all("killed before the first checkpoint");
+}
+
 TEST(TrainingRecords, OfAFinishedRunStayAsTheyAreWhenItIsResumed) {
   const fs::path folder = test_folder();
   write_genome(folder / "genome.fa", 1);

@@ -69,6 +69,7 @@ void survive_kills(const std::string& more, int64_t steps, int kills) {
   ASSERT_EQ(rest.code, 0) << rest.err;
   EXPECT_EQ(weights(folder / "killed"), weights(folder / "whole"));
   EXPECT_EQ(losses(folder / "killed"), losses(folder / "whole"));
+  EXPECT_EQ(shown_points(folder / "killed" / "tensorboard"), logged_points(folder / "killed"));
   ::testing::Test::RecordProperty("finished_early", finished);
 }
 

@@ -379,6 +379,15 @@ TEST(Genome, InvalidLettersAsN) {
   const std::string path = folder.write("x.fa", ">a\nAC-T\nX\n");
   const Genome genome({path}, GenomeOptions{.invalid = InvalidLetters::kN});
   EXPECT_EQ(genome.read({0, 0, 0, 5}), "ACNTN");
+  // counted once, whether there is an index or not
+  for (const int64_t compare_bytes : {int64_t{0}, int64_t{1} << 20}) {
+    test::MemoryLog log;
+    const Genome again(
+        {path},
+        GenomeOptions{.log = &log, .invalid = InvalidLetters::kN, .compare_bytes = compare_bytes});
+    EXPECT_TRUE(log.contains("x.fa: 2 letters that are no sequence letters were read as N"));
+    EXPECT_EQ(log.warnings, 1);
+  }
   // an index that is there does not hide them
   EXPECT_NE(error_of([&] { Genome({path}); }).find("gap or stop"), std::string::npos);
 }

@@ -3,109 +3,14 @@
 
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
-#include <map>
 #include <stdexcept>
 #include <vector>
 
+#include "tests/pipelines/event_reader.h"
 #include "tests/pipelines/pipeline_fixture.h"
 
 namespace gmamba::test {
 namespace {
-
-/// CRC-32C bit by bit, from the definition.
-uint32_t naive_crc32c(const std::string& bytes) {
-  uint32_t crc = ~0U;
-  for (const char c : bytes) {
-    for (int bit = 0; bit < 8; ++bit) {
-      const uint32_t in = (static_cast<unsigned char>(c) >> bit) & 1U;
-      const uint32_t out = (crc & 1U) ^ in;
-      crc >>= 1;
-      if (out != 0) crc ^= 0x82F63B78U;
-    }
-  }
-  return ~crc;
-}
-
-/// A reader of records and messages that shares nothing with the writer.
-struct Field {
-  uint64_t varint = 0;
-  std::string bytes;
-};
-
-class Decoder {
- public:
-  explicit Decoder(const std::string& bytes) : bytes_(bytes) {}
-  bool end() const { return at_ == bytes_.size(); }
-  std::string take(size_t count) {
-    if (bytes_.size() - at_ < count) throw std::runtime_error("the bytes end early");
-    at_ += count;
-    return bytes_.substr(at_ - count, count);
-  }
-  template <class T>
-  T number() {
-    T value;
-    const std::string raw = take(sizeof(T));
-    std::memcpy(&value, raw.data(), sizeof(T));  // the tests run on little-endian machines
-    return value;
-  }
-  uint64_t varint() {
-    uint64_t value = 0;
-    for (int shift = 0; shift < 70; shift += 7) {
-      const auto byte = number<uint8_t>();
-      value += static_cast<uint64_t>(byte % 128) << shift;
-      if (byte < 128) return value;
-    }
-    throw std::runtime_error("a varint without end");
-  }
-  std::multimap<uint64_t, Field> message() {
-    std::multimap<uint64_t, Field> fields;
-    while (!end()) {
-      const uint64_t key = varint();
-      Field field;
-      switch (key % 8) {
-        case 0:
-          field.varint = varint();
-          break;
-        case 1:
-          field.bytes = take(8);
-          break;
-        case 2:
-          field.bytes = take(varint());
-          break;
-        case 5:
-          field.bytes = take(4);
-          break;
-        default:
-          throw std::runtime_error("a wire type that is not used");
-      }
-      fields.emplace(key / 8, field);
-    }
-    return fields;
-  }
-  std::string record() {
-    const std::string head = take(8);
-    const auto head_crc = number<uint32_t>();
-    uint64_t size = 0;
-    std::memcpy(&size, head.data(), 8);
-    std::string body = take(size);
-    const auto body_crc = number<uint32_t>();
-    if (head_crc != mask(head) || body_crc != mask(body)) throw std::runtime_error("bad checksum");
-    return body;
-  }
-
- private:
-  static uint32_t mask(const std::string& bytes) {
-    const uint32_t crc = naive_crc32c(bytes);
-    return static_cast<uint32_t>(((crc >> 15) | (uint64_t{crc} << 17)) + 0xA282EAD8U);
-  }
-  std::string bytes_;
-  size_t at_ = 0;
-};
-
-double as_double(const std::string& bytes) { return Decoder(bytes).number<double>(); }
-float as_float(const std::string& bytes) { return Decoder(bytes).number<float>(); }
 
 TEST(Crc32c, GivesThePublishedValues) {
   // RFC 3720, appendix B.4

@@ -40,5 +40,20 @@ TEST_F(SequenceInputTest, EndsWhereverABlockEnds) {
   }
 }
 
+TEST_F(SequenceInputTest, RegionsHaveLettersAsNToo) {
+  const Tokenizer tokenizer(Vocabulary::characters());
+  InputOptions input;
+  input.inputs = {write_fasta("odd.fa", {{"r", "ACGTA!GT"}})};
+  input.regions = "r:5-7";
+  EXPECT_THROW(TokenSource(input, tokenizer, 1, nullptr), Error);
+  input.invalid = InvalidLetters::kN;
+  TokenSource source(input, tokenizer, 1, nullptr);
+  TokenPart part;
+  ASSERT_TRUE(source.next(part));
+  std::vector<uint8_t> expected(3);
+  tokenizer.encode("ANG", expected);
+  EXPECT_EQ(part.tokens, expected);
+}
+
 }  // namespace
 }  // namespace gmamba::test
