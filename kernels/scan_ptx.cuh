@@ -136,6 +136,11 @@ __device__ inline void copy_if(bool there, uint32_t to, const void* from) {
       : "memory");
 }
 
+/// Brings the line of memory at `from` into the second-level cache.
+__device__ inline void bring_line(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 // ---- for the compiler
 
 /// The same number, of which the compiler can keep nothing derived: what is cheap to find again

@@ -79,11 +79,6 @@ struct StagedPositions {
   }
 };
 
-/// Brings the line of memory at `from` into the second-level cache.
-__device__ inline void bring_line(const void* from) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-
 /// Sums the staged values over the channel groups of a warp: output i of this lane is number
 /// lane * kOut + i of the window's kWindow * kColumns.
 template <class S, int kOut>

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/// The GPU's kernels of the selective scan for bf16, run by a CPU as they are written, against the
-/// fp64 oracle: their arithmetic is checked where there is no GPU, and where one has no use for
-/// them (what older GPUs and odd alignments take). Times, races and instructions are not.
+/// The GPU's kernels of the selective scan, run by a CPU as they are written, against the fp64
+/// oracle: their arithmetic is checked where there is no GPU, and where one has no use for them
+/// (what older GPUs and odd alignments take). Times, races and instructions are not.
 #include "tests/emulation/warps.h"
 // above all else that includes kernels
 #include <gtest/gtest.h>
 
 #include <optional>
 
+#include "kernels/selective_scan_backward.cuh"
 #include "kernels/selective_scan_backward_mma.cuh"
 #include "kernels/selective_scan_forward.cuh"
 #include "kernels/selective_scan_forward_bulk.cuh"
@@ -19,6 +20,7 @@ namespace gmamba::cuda::scan {
 // the shared memory of a block, by the names that kernels have for it
 constexpr size_t kSharedBytes = 227 * 1024;
 alignas(128) uint32_t words[kSharedBytes / 4];
+alignas(128) float shared[kSharedBytes / 4];
 alignas(128) unsigned char summary_shared[kSharedBytes];
 alignas(128) unsigned char forward_shared[kSharedBytes];
 alignas(128) unsigned char forward_tiles[kSharedBytes];
@@ -28,40 +30,42 @@ namespace {
 using test::Inputs;
 using test::ScanCase;
 
-/// Values as bf16, which they are.
-std::vector<bf16> narrowed(const std::vector<float>& values) {
-  std::vector<bf16> out;
-  for (const float value : values) {
-    out.push_back({static_cast<uint16_t>(emulation::bits_of<uint32_t>(value) >> 16)});
-  }
+/// Values as T, which they are.
+template <class T>
+std::vector<T> narrowed(const std::vector<float>& values) {
+  std::vector<T> out;
+  for (const float value : values) out.push_back(narrow<T>(value));
   return out;
 }
-std::vector<float> widened(const std::vector<bf16>& values) {
+template <class T>
+std::vector<float> widened(const std::vector<T>& values) {
   std::vector<float> out;
-  for (const bf16 value : values) out.push_back(widen(value));
+  for (const T value : values) out.push_back(widen(value));
   return out;
 }
-constexpr uint16_t kNan = 0x7fc0;
+template <class T>
+constexpr DType kType = sizeof(T) == 2 ? DType::kBF16 : DType::kF32;
 
 /// An array (B, L, width) of a problem, and views of it.
+template <class T>
 struct Activations {
   Activations() = default;
   Activations(const Inputs& in, int64_t columns, const std::vector<float>& given)
       : batch(static_cast<int64_t>(in.batch)),
         length(static_cast<int64_t>(in.length)),
         width(columns),
-        values(narrowed(given)) {}
+        values(narrowed<T>(given)) {}
   Activations(const Inputs& in, int64_t columns)
-      : batch(static_cast<int64_t>(in.batch)),
-        length(static_cast<int64_t>(in.length)),
-        width(columns),
-        values(static_cast<size_t>(batch * length * columns), bf16{kNan}) {}
+      : Activations(in, columns,
+                    std::vector<float>(in.batch * in.length * static_cast<size_t>(columns),
+                                       std::numeric_limits<float>::quiet_NaN())) {}
 
-  Rows<const bf16> rows() const { return {values.data(), length * width, width}; }
-  Rows<bf16> rows() { return {values.data(), length * width, width}; }
+  Rows<const T> given() const { return {values.data(), length * width, width}; }
+  Rows<T> wanted() { return {values.data(), length * width, width}; }
   TileMap tiles(int64_t tile_rows, int64_t tile_width) {
+    constexpr auto kElement = static_cast<int64_t>(sizeof(T));
     return {reinterpret_cast<char*>(values.data()),
-            2,
+            kElement,
             batch,
             length,
             width,
@@ -72,24 +76,25 @@ struct Activations {
   }
 
   int64_t batch = 0, length = 0, width = 0;
-  std::vector<bf16> values;
+  std::vector<T> values;
 };
 
 /// A problem as the kernels get it, and what the oracle makes of it.
+template <class T>
 struct Problem {
   Problem(const ScanCase& scan, bool delta_ready)
-      : in(test::rounded_inputs(test::scan_inputs(scan), DType::kBF16)), ready(delta_ready) {
+      : in(test::rounded_inputs(test::scan_inputs(scan), kType<T>)), ready(delta_ready) {
     if (ready) in = test::with_ready_steps(in);
     raw = ready ? test::before_softplus(in) : in;
     wide = ready ? test::before_softplus(test::as_oracle(in)) : test::as_oracle(in);
     E = static_cast<int64_t>(in.d_inner);
     N = static_cast<int64_t>(in.d_state);
-    u = Activations(in, E, in.u);
-    delta = Activations(in, E, in.delta);
-    if (!in.z.empty()) z = Activations(in, E, in.z);
-    B = Activations(in, N, in.B);
-    C = Activations(in, N, in.C);
-    dy = Activations(in, E, in.dy);
+    u = Activations<T>(in, E, in.u);
+    delta = Activations<T>(in, E, in.delta);
+    if (!in.z.empty()) z = Activations<T>(in, E, in.z);
+    B = Activations<T>(in, N, in.B);
+    C = Activations<T>(in, N, in.C);
+    dy = Activations<T>(in, E, in.dy);
   }
   const float* D() const { return in.D.empty() ? nullptr : in.D.data(); }
   const float* bias() const { return ready || in.bias.empty() ? nullptr : in.bias.data(); }
@@ -101,7 +106,7 @@ struct Problem {
   test::OracleInputs wide;
   bool ready;
   int64_t E = 0, N = 0;
-  Activations u, delta, z, B, C, dy;
+  Activations<T> u, delta, z, B, C, dy;
 };
 
 class ScanEmulation : public testing::Test {
@@ -109,6 +114,7 @@ class ScanEmulation : public testing::Test {
   void SetUp() override {
     auto& regions = emulation::SharedMemory::regions();
     regions = {{reinterpret_cast<unsigned char*>(words), kSharedBytes},
+               {reinterpret_cast<unsigned char*>(shared), kSharedBytes},
                {summary_shared, kSharedBytes},
                {forward_shared, kSharedBytes},
                {forward_tiles, kSharedBytes}};
@@ -124,23 +130,23 @@ struct Outputs {
 };
 
 /// `channels` of a lane of the kernel for the copy unit; none: the kernel of copies.
-template <int kStates, int kSplit, bool kReady>
-Outputs outputs_of(Problem& problem, std::optional<int> channels) {
+template <class T, int kStates, int kSplit, bool kReady>
+Outputs outputs_of(Problem<T>& problem, std::optional<int> channels, bool aligned = true) {
   constexpr int64_t kEvery = 16;
   const auto batch = static_cast<int64_t>(problem.in.batch);
   const auto length = static_cast<int64_t>(problem.in.length);
   const int64_t per_row = (length + kEvery - 1) / kEvery;
   const auto states = static_cast<size_t>(batch * problem.E * problem.N);
-  Activations y(problem.in, problem.E);
+  Activations<T> y(problem.in, problem.E);
   Outputs out;
   out.state_out.resize(states);
   out.saved.resize(states * static_cast<size_t>(per_row));
-  ForwardArgs<bf16> p;
-  p.u = std::as_const(problem.u).rows();
-  p.delta = std::as_const(problem.delta).rows();
-  p.z = std::as_const(problem.z).rows();
-  p.B = std::as_const(problem.B).rows();
-  p.C = std::as_const(problem.C).rows();
+  ForwardArgs<T> p;
+  p.u = problem.u.given();
+  p.delta = problem.delta.given();
+  p.z = problem.z.given();
+  p.B = problem.B.given();
+  p.C = problem.C.given();
   p.A = problem.in.A.data();
   p.A_stride = problem.N;
   p.D = problem.D();
@@ -149,7 +155,7 @@ Outputs outputs_of(Problem& problem, std::optional<int> channels) {
   p.open = problem.z.values.empty() ? 1.0F : 0.0F;
   if (!problem.in.state_in.empty()) p.start = problem.states(problem.in.state_in);
   p.start_per_row = 1;
-  p.y = y.rows();
+  p.y = y.wanted();
   p.state_out = {out.state_out.data(), problem.E * problem.N, problem.N};
   p.saved = {out.saved.data(), problem.E * problem.N, problem.N};
   p.saved_per_row = per_row;
@@ -159,13 +165,13 @@ Outputs outputs_of(Problem& problem, std::optional<int> channels) {
   p.chunk_length = length;
   p.d_inner = static_cast<int>(problem.E);
   p.d_state = static_cast<int>(problem.N);
-  p.vectors = {true, true, true, problem.N % 4 == 0};
+  p.vectors = {aligned, aligned, aligned, aligned};
   const auto run = [&](int64_t width, auto&& kernel) {
     const int64_t warps = batch * ((problem.E + width - 1) / width);
     emulation::launch((warps + kForwardWarps - 1) / kForwardWarps, kForwardWarps * 32, kernel);
   };
   const auto bulk = [&]<int kChannels>(std::integral_constant<int, kChannels>) {
-    using S = WalkShape<bf16, kStates, kSplit, kChannels>;
+    using S = WalkShape<T, kStates, kSplit, kChannels>;
     ForwardMaps maps;
     maps.u = problem.u.tiles(S::kRows, S::kWidth);
     maps.delta = problem.delta.tiles(S::kRows, S::kWidth);
@@ -174,47 +180,59 @@ Outputs outputs_of(Problem& problem, std::optional<int> channels) {
     maps.B = problem.B.tiles(S::kRows, S::kColumns);
     maps.C = problem.C.tiles(S::kRows, S::kColumns);
     run(S::kWidth,
-        [&] { scan_forward_bulk_kernel<bf16, kStates, kSplit, kChannels, 2, kReady>(p, maps); });
+        [&] { scan_forward_bulk_kernel<T, kStates, kSplit, kChannels, 2, kReady>(p, maps); });
   };
   if (!channels) {
-    run(64 / kSplit, [&] { scan_forward_kernel<bf16, kStates, kSplit, kReady>(p); });
+    run(64 / kSplit, [&] { scan_forward_kernel<T, kStates, kSplit, kReady>(p); });
   } else if (*channels == 2) {
     bulk(std::integral_constant<int, 2>{});
-  } else if constexpr (kFourFit<bf16, kStates>) {
+  } else if constexpr (kFourFit<T, kStates>) {
     bulk(std::integral_constant<int, 4>{});
   }
   out.y = widened(y.values);
   return out;
 }
 
-template <int kStates, int kSplit, bool kReady>
+template <class T, int kStates, int kSplit, bool kReady = false>
 void expect_outputs(const ScanCase& scan) {
-  SCOPED_TRACE(scan.name() + (kReady ? ", ready" : ""));
-  Problem problem(scan, kReady);
+  SCOPED_TRACE(scan.name() + (kReady ? ", ready, " : ", ") + std::string(to_string(kType<T>)));
+  Problem<T> problem(scan, kReady);
   const auto oracle = reference::scan_forward(problem.wide);
   auto naive = reference::scan_forward(problem.raw);
-  test::round_to(DType::kBF16, naive.y);
-  const Outputs pieces = outputs_of<kStates, kSplit, kReady>(problem, {});
-  test::expect_close(pieces.y, oracle.y, naive.y, "y", 4e-6);
-  test::expect_close(pieces.state_out, oracle.state_out, naive.state_out, "state_out", 4e-6);
+  test::round_to(kType<T>, naive.y);
+  const Outputs elements = outputs_of<T, kStates, kSplit, kReady>(problem, {}, false);
+  test::expect_close(elements.y, oracle.y, naive.y, "y", 4e-6);
+  test::expect_close(elements.state_out, oracle.state_out, naive.state_out, "state_out", 4e-6);
+  const auto expect_same = [&](const Outputs& found) {
+    EXPECT_EQ(found.y, elements.y);
+    EXPECT_EQ(found.state_out, elements.state_out);
+    EXPECT_EQ(found.saved, elements.saved);
+  };
+  if (scan.d_inner % 8 != 0 || scan.d_state % 8 != 0) return;
+  {
+    SCOPED_TRACE("pieces of 16 bytes");
+    expect_same(outputs_of<T, kStates, kSplit, kReady>(problem, {}));
+  }
   for (const int channels : {2, 4}) {
-    if (channels == 4 && !kFourFit<bf16, kStates>) continue;
+    if (channels == 4 && !kFourFit<T, kStates>) continue;
     SCOPED_TRACE(std::to_string(channels) + " channels a lane, whole tiles");
-    const Outputs whole = outputs_of<kStates, kSplit, kReady>(problem, channels);
-    EXPECT_EQ(whole.y, pieces.y);
-    EXPECT_EQ(whole.state_out, pieces.state_out);
-    EXPECT_EQ(whole.saved, pieces.saved);
+    expect_same(outputs_of<T, kStates, kSplit, kReady>(problem, channels));
   }
 }
 
 TEST_F(ScanEmulation, OutputsMatchTheOracleHoweverTilesCome) {
-  expect_outputs<8, 1, false>({2, 37, 136, 8});
-  expect_outputs<8, 1, true>({1, 64, 72, 8});
-  expect_outputs<8, 1, false>({1, 19, 40, 8, false, false, false, false});
-  expect_outputs<16, 1, false>({2, 35, 72, 16});
-  expect_outputs<16, 1, true>({1, 33, 64, 16});
-  expect_outputs<16, 2, false>({1, 20, 40, 32});
-  expect_outputs<16, 4, false>({1, 20, 24, 64});
+  expect_outputs<bf16, 8, 1>({2, 37, 136, 8});
+  expect_outputs<bf16, 8, 1, true>({1, 64, 72, 8});
+  expect_outputs<bf16, 8, 1>({1, 19, 40, 8, false, false, false, false});
+  expect_outputs<bf16, 16, 1>({2, 35, 72, 16});
+  expect_outputs<bf16, 16, 1, true>({1, 33, 64, 16});
+  expect_outputs<bf16, 16, 2>({1, 20, 40, 32});
+  expect_outputs<bf16, 16, 4>({1, 20, 24, 64});
+  expect_outputs<bf16, 16, 1>({1, 21, 35, 11});
+  expect_outputs<float, 8, 1>({1, 37, 72, 8});
+  expect_outputs<float, 16, 1>({2, 21, 72, 16});
+  expect_outputs<float, 16, 4>({1, 20, 24, 64});
+  expect_outputs<float, 16, 2>({1, 9, 5, 19, false, false, false, false});
 }
 
 // ---- gradients
@@ -224,49 +242,51 @@ struct Gradients {
   reference::ScanGradients<float> d;
 };
 
-template <int kStates, bool kBulk, bool kGated, bool kReady>
-Gradients gradients_of(Problem& problem) {
-  using S = MmaShape<kStates, kBulk>;
+/// start(p, problem, blocks) runs a kernel that takes `width` channels a block and `columns`
+/// states, padded.
+template <class T, class Start>
+Gradients gradients_of(Problem<T>& problem, int64_t width, int64_t columns, Start&& start) {
+  constexpr int64_t kEvery = 16;
   const auto batch = static_cast<int64_t>(problem.in.batch);
   const auto length = static_cast<int64_t>(problem.in.length);
   const int64_t E = problem.E;
   const int64_t N = problem.N;
-  const int64_t per_row = (length + S::kTile - 1) / S::kTile;
+  const int64_t per_row = (length + kEvery - 1) / kEvery;
   std::vector<float> saved;
   const std::vector<double> states = reference::scan_forward(problem.wide).states;
   for (int64_t b = 0; b < batch; ++b) {
-    for (int64_t t = 0; t < length; t += S::kTile) {
+    for (int64_t t = 0; t < length; t += kEvery) {
       const auto from = states.begin() + (b * (length + 1) + t) * E * N;
       saved.insert(saved.end(), from, from + E * N);
     }
   }
-  const int64_t groups = (E + S::kBlockWidth - 1) / S::kBlockWidth;
-  Activations du(problem.in, E), ddelta(problem.in, E), dz(problem.in, E), y(problem.in, E);
+  const int64_t groups = (E + width - 1) / width;
+  Activations<T> du(problem.in, E), ddelta(problem.in, E), dz(problem.in, E), y(problem.in, E);
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  std::vector<float> dBC(static_cast<size_t>(groups * batch * length * 2 * N), nan);
+  std::vector<float> dBC(static_cast<size_t>(groups * batch * length * 2 * columns), nan);
   std::vector<float> dA(static_cast<size_t>(batch * E * N), nan);
   std::vector<float> dD(static_cast<size_t>(batch * 2 * E), nan);
   Gradients out;
   out.d.state_in.assign(static_cast<size_t>(batch * E * N), nan);
-  BackwardArgs<bf16> p;
-  p.u = std::as_const(problem.u).rows();
-  p.delta = std::as_const(problem.delta).rows();
-  p.dy = std::as_const(problem.dy).rows();
-  p.z = std::as_const(problem.z).rows();
-  p.B = std::as_const(problem.B).rows();
-  p.C = std::as_const(problem.C).rows();
+  BackwardArgs<T> p;
+  p.u = problem.u.given();
+  p.delta = problem.delta.given();
+  p.dy = problem.dy.given();
+  p.z = problem.z.given();
+  p.B = problem.B.given();
+  p.C = problem.C.given();
   p.A = problem.in.A.data();
   p.A_stride = N;
   p.D = problem.D();
   p.bias = problem.bias();
-  p.ready = kReady;
+  p.ready = problem.ready;
   p.saved = problem.states(saved);
   p.saved_per_row = per_row;
   if (!problem.in.dstate_out.empty()) p.dstate_end = problem.states(problem.in.dstate_out);
-  p.du = du.rows();
-  p.ddelta = ddelta.rows();
-  if (kGated) p.dz = dz.rows();
-  p.y = y.rows();
+  p.du = du.wanted();
+  p.ddelta = ddelta.wanted();
+  if (!problem.in.z.empty()) p.dz = dz.wanted();
+  p.y = y.wanted();
   p.dstate_in = {out.d.state_in.data(), E * N, N};
   p.dBC = dBC.data();
   p.dA = dA.data();
@@ -276,22 +296,7 @@ Gradients gradients_of(Problem& problem) {
   p.chunk_length = length;
   p.d_inner = static_cast<int>(E);
   p.d_state = static_cast<int>(N);
-  if constexpr (kBulk) {
-    BackwardMaps maps;
-    maps.u = problem.u.tiles(S::kTile, S::kWidth);
-    maps.delta = problem.delta.tiles(S::kTile, S::kWidth);
-    maps.dy = problem.dy.tiles(S::kTile, S::kWidth);
-    maps.z = problem.z.tiles(S::kTile, S::kWidth);
-    maps.B = problem.B.tiles(S::kTile, N);
-    maps.C = problem.C.tiles(S::kTile, N);
-    maps.saved = {
-        reinterpret_cast<char*>(saved.data()), 4, batch * per_row, E, N, E * N, N, S::kWidth, N};
-    emulation::launch(batch * groups, kBackwardWarps * 32,
-                      [&] { scan_backward_bulk_kernel<kGated, kReady, 2>(p, maps); });
-  } else {
-    emulation::launch(batch * groups, kBackwardWarps * 32,
-                      [&] { scan_backward_mma_kernel<kStates, kGated, kReady, 2>(p); });
-  }
+  start(p, saved, batch * groups);
   // what the kernels behind this one do: sums over groups of channels, and over batch rows
   const auto sum = [](const std::vector<float>& from, size_t first, size_t count, size_t stride,
                       size_t parts) {
@@ -306,51 +311,108 @@ Gradients gradients_of(Problem& problem) {
   const auto e = static_cast<size_t>(E);
   const auto parts = static_cast<size_t>(batch);
   for (size_t row = 0; row < rows; ++row) {
+    const auto c = static_cast<size_t>(columns);
     const std::vector<float> both =
-        sum(dBC, row * 2 * n, 2 * n, rows * 2 * n, static_cast<size_t>(groups));
+        sum(dBC, row * 2 * c, 2 * c, rows * 2 * c, static_cast<size_t>(groups));
     out.d.B.insert(out.d.B.end(), both.begin(), both.begin() + N);
-    out.d.C.insert(out.d.C.end(), both.begin() + N, both.end());
+    out.d.C.insert(out.d.C.end(), both.begin() + columns, both.begin() + columns + N);
   }
-  test::round_to(DType::kBF16, out.d.B);
-  test::round_to(DType::kBF16, out.d.C);
+  test::round_to(kType<T>, out.d.B);
+  test::round_to(kType<T>, out.d.C);
   out.d.A = sum(dA, 0, e * n, e * n, parts);
   if (!problem.in.D.empty()) out.d.D = sum(dD, 0, e, 2 * e, parts);
   if (!problem.in.bias.empty()) out.d.bias = sum(dD, e, e, 2 * e, parts);
   out.d.u = widened(du.values);
   out.d.delta = widened(ddelta.values);
-  if (kGated) out.d.z = widened(dz.values);
+  if (!problem.in.z.empty()) out.d.z = widened(dz.values);
   out.y = widened(y.values);
   return out;
+}
+
+/// By the kernel on tensor cores, of copies or of the copy unit.
+template <int kStates, bool kBulk, bool kGated, bool kReady>
+Gradients gradients_by_products(Problem<bf16>& problem) {
+  using S = MmaShape<kStates, kBulk>;
+  const auto start = [&](const BackwardArgs<bf16>& p, std::vector<float>& saved, int64_t blocks) {
+    constexpr int kThreads = kBackwardWarps * 32;
+    if constexpr (kBulk) {
+      const int64_t E = problem.E;
+      const int64_t N = problem.N;
+      BackwardMaps maps;
+      maps.u = problem.u.tiles(S::kTile, S::kWidth);
+      maps.delta = problem.delta.tiles(S::kTile, S::kWidth);
+      maps.dy = problem.dy.tiles(S::kTile, S::kWidth);
+      maps.z = problem.z.tiles(S::kTile, S::kWidth);
+      maps.B = problem.B.tiles(S::kTile, N);
+      maps.C = problem.C.tiles(S::kTile, N);
+      maps.saved = {reinterpret_cast<char*>(saved.data()),
+                    4,
+                    p.batch * p.saved_per_row,
+                    E,
+                    N,
+                    E * N,
+                    N,
+                    S::kWidth,
+                    N};
+      emulation::launch(blocks, kThreads,
+                        [&] { scan_backward_bulk_kernel<kGated, kReady, 2>(p, maps); });
+    } else {
+      emulation::launch(blocks, kThreads,
+                        [&] { scan_backward_mma_kernel<kStates, kGated, kReady, 2>(p); });
+    }
+  };
+  return gradients_of<bf16>(problem, S::kBlockWidth, kStates, start);
+}
+/// By the other kernel; kFast: of whole vectors, states as many as kLanes hold.
+template <class T, int kLanes, bool kFast>
+Gradients gradients_by_sums(Problem<T>& problem) {
+  using S = BackwardShape<kLanes, 2, 16>;
+  const auto start = [&](const BackwardArgs<T>& p, std::vector<float>&, int64_t blocks) {
+    emulation::launch(blocks, kBackwardWarps * 32,
+                      [&] { scan_backward_kernel<T, kLanes, 2, 16, kFast, 2>(p); });
+  };
+  return gradients_of<T>(problem, S::kBlockWidth, S::kColumns, start);
+}
+
+template <class T>
+void expect_matches(const Problem<T>& problem, const Gradients& found) {
+  const auto oracle = reference::scan_backward(problem.wide);
+  auto naive = reference::scan_backward(problem.raw);
+  if (sizeof(T) == 2) test::allow_for_bf16_sums(problem.in, problem.ready, naive);
+  const auto narrow = test::gradient_fields<float>();
+  const auto exact = test::gradient_fields<double>();
+  for (size_t i = 0; i < narrow.size(); ++i) {
+    if (narrow[i].activation) test::round_to(kType<T>, naive.*narrow[i].field);
+    test::expect_close(found.d.*narrow[i].field, oracle.*exact[i].field, naive.*narrow[i].field,
+                       narrow[i].name, 4e-6);
+  }
+  auto y = reference::scan_forward(problem.raw).y;
+  test::round_to(kType<T>, y);
+  test::expect_close(found.y, reference::scan_forward(problem.wide).y, y, "y", 4e-6);
 }
 
 template <int kStates, bool kGated, bool kReady>
 void expect_gradients(const ScanCase& scan) {
   SCOPED_TRACE(scan.name() + (kReady ? ", ready" : ""));
-  Problem problem(scan, kReady);
-  const auto oracle = reference::scan_backward(problem.wide);
-  auto naive = reference::scan_backward(problem.raw);
-  test::allow_for_bf16_sums(problem.in, kReady, naive);
-  const Gradients found = gradients_of<kStates, false, kGated, kReady>(problem);
-  const auto narrow = test::gradient_fields<float>();
-  const auto exact = test::gradient_fields<double>();
-  for (size_t i = 0; i < narrow.size(); ++i) {
-    if (narrow[i].activation) test::round_to(DType::kBF16, naive.*narrow[i].field);
-    test::expect_close(found.d.*narrow[i].field, oracle.*exact[i].field, naive.*narrow[i].field,
-                       narrow[i].name, 4e-6);
-  }
-  auto y = reference::scan_forward(problem.raw).y;
-  test::round_to(DType::kBF16, y);
-  test::expect_close(found.y, reference::scan_forward(problem.wide).y, y, "y", 4e-6);
+  Problem<bf16> problem(scan, kReady);
+  const Gradients found = gradients_by_products<kStates, false, kGated, kReady>(problem);
+  expect_matches(problem, found);
   if constexpr (kStates == 8) {
-    const Gradients whole = gradients_of<8, true, kGated, kReady>(problem);
+    const Gradients whole = gradients_by_products<8, true, kGated, kReady>(problem);
     EXPECT_EQ(whole.y, found.y);
-    for (const auto& field : narrow) {
+    for (const auto& field : test::gradient_fields<float>()) {
       EXPECT_EQ(whole.d.*field.field, found.d.*field.field) << field.name << ", whole tiles";
     }
   }
 }
+template <class T, int kLanes, bool kFast>
+void expect_gradients_by_sums(const ScanCase& scan) {
+  SCOPED_TRACE(scan.name() + ", " + std::string(to_string(kType<T>)));
+  Problem<T> problem(scan, false);
+  expect_matches(problem, gradients_by_sums<T, kLanes, kFast>(problem));
+}
 
-TEST_F(ScanEmulation, GradientsMatchTheOracleHoweverTilesCome) {
+TEST_F(ScanEmulation, GradientsByProductsMatchTheOracleHoweverTilesCome) {
   expect_gradients<8, true, false>({2, 70, 160, 8});
   expect_gradients<8, true, true>({1, 61, 40, 8});
   expect_gradients<8, false, false>({1, 33, 8, 8, true, false});
@@ -360,6 +422,16 @@ TEST_F(ScanEmulation, GradientsMatchTheOracleHoweverTilesCome) {
   expect_gradients<16, false, false>({1, 17, 24, 16, false, false});
   expect_gradients<32, true, false>({1, 40, 40, 32});
   expect_gradients<64, true, false>({1, 40, 24, 64});
+}
+
+TEST_F(ScanEmulation, GradientsBySumsMatchTheOracle) {
+  expect_gradients_by_sums<float, 2, true>({2, 37, 72, 8});
+  expect_gradients_by_sums<float, 4, true>({2, 70, 72, 16});
+  expect_gradients_by_sums<float, 8, true>({1, 40, 40, 32});
+  expect_gradients_by_sums<float, 16, true>({1, 40, 24, 64});
+  expect_gradients_by_sums<float, 4, false>({2, 33, 35, 11, false, true, true, false});
+  expect_gradients_by_sums<float, 16, false>({1, 20, 9, 40, true, false});
+  expect_gradients_by_sums<bf16, 4, false>({2, 33, 35, 11});
 }
 
 // ---- summaries
@@ -417,15 +489,15 @@ double summary_error(const SummaryCase& test) {
   Inputs shape;
   shape.batch = 1;
   shape.length = static_cast<size_t>(test.length);
-  const Activations x_rows(shape, E, x), delta_rows(shape, E, steps), z_rows(shape, E, z),
+  const Activations<bf16> x_rows(shape, E, x), delta_rows(shape, E, steps), z_rows(shape, E, z),
       w_rows(shape, N, w);
   std::vector<float> states(static_cast<size_t>(chunks * E * N), -1.0F);
   std::vector<float> sums(static_cast<size_t>(chunks * E));
   SummaryArgs<bf16> p;
-  p.x = x_rows.rows();
-  p.delta = delta_rows.rows();
-  if (kGradient) p.z = z_rows.rows();
-  p.w = w_rows.rows();
+  p.x = x_rows.given();
+  p.delta = delta_rows.given();
+  if (kGradient) p.z = z_rows.given();
+  p.w = w_rows.given();
   p.A = A.data();
   p.A_stride = N;
   p.bias = kReady ? nullptr : bias.data();

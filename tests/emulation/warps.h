@@ -3,6 +3,7 @@
 /// what threads do together (barriers, shuffles, votes) lets the others run until all have come.
 /// One block at a time, in order. Included before anything else of the kernels; the headers of
 /// tests/emulation/kernels stand in for those that hold instructions of a GPU.
+/// Of shared memory it knows arrays that a test defines, not those a kernel defines for itself.
 /// Says nothing of races: a thread runs until it waits for others, and copies are done at once.
 #pragma once
 
@@ -41,12 +42,12 @@ class Block {
  public:
   explicit Block(int threads)
       : threads_(threads),
-        live_(threads),
-        contexts_(static_cast<size_t>(threads)),
-        stacks_(static_cast<size_t>(threads), std::vector<char>(kStack)),
-        done_(static_cast<size_t>(threads)),
-        warps_(static_cast<size_t>(threads / kWarp)),
-        shown_(static_cast<size_t>(threads)) {}
+        live_(threads_),
+        contexts_(static_cast<size_t>(threads_)),
+        stacks_(static_cast<size_t>(threads_), std::vector<char>(kStack)),
+        done_(static_cast<size_t>(threads_)),
+        warps_(static_cast<size_t>(threads_ / kWarp)),
+        shown_(static_cast<size_t>(threads_)) {}
 
   void run(const std::function<void()>& body) {
     body_ = &body;
@@ -233,7 +234,7 @@ inline int __all_sync(unsigned, bool value) {
   });
 }
 inline int __any_sync(unsigned mask, bool value) { return !__all_sync(mask, !value); }
-inline int __syncthreads_or(int) { throw std::logic_error("__syncthreads_or is not emulated"); }
+inline int __syncthreads_or(bool) { throw std::logic_error("__syncthreads_or is not emulated"); }
 inline float __uint_as_float(uint32_t bits) { return gmamba::emulation::bits_of<float>(bits); }
 inline uint32_t __float_as_uint(float value) { return gmamba::emulation::bits_of<uint32_t>(value); }
 inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selectors) {

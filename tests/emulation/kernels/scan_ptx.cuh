@@ -130,6 +130,7 @@ inline void copy_if(bool there, uint32_t to, const void* from) {
   if (there) copy_async_or_zero<16>(to, from, true);
 }
 inline void commit_copies() {}
+inline void bring_line(const void*) {}
 template <int kPending>
 void wait_for_copies() {}
 
