@@ -115,14 +115,15 @@ struct OutputsCut {
   Chunks chunks;
   int lane_channels = 2;
 };
-/// For `units` warps with two channels a lane; `four_fit`: there may be four. Eight warps on an SM
-/// take 1.04 times as long as twelve, and their chunks are longer and cheaper to summarise: twelve
-/// only where chunks are long. So it is with four channels a lane, whose chunks are half as long.
+/// For `units` warps with two channels a lane; `four_fit`: with four there are half as many, and
+/// there is a kernel. Eight warps on an SM take 1.04 times as long as twelve, and their chunks are
+/// longer and cheaper to summarise: twelve only where chunks are long. So it is with four channels
+/// a lane, whose chunks are half as long.
 inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t units, bool four_fit) {
   constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
   const int64_t most = sms * 4 * kForwardBlocks;
-  if (four_fit && units % 2 == 0) {
+  if (four_fit) {
     const Chunks wide = cut_evenly(length, units / 2, most);
     if (wide.count > 1 && wide.length >= kLong) return {wide, 4};
   }

@@ -245,7 +245,8 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const States<const float> known(args.known, "known");
-  const bool four_fit = p.d_state <= 8 && kFourFit<T, 8> && has_copy_unit(ctx);
+  const bool in_pairs = ceil_div(p.d_inner, warp_channels(p.d_state)) % 2 == 0;
+  const bool four_fit = in_pairs && p.d_state <= 8 && kFourFit<T, 8> && has_copy_unit(ctx);
   const OutputsCut cut = known.rows.empty() ? cut_outputs(ctx, p.length, warps, four_fit)
                                             : OutputsCut{{args.known.dim(1), args.mark_every}};
   const Chunks& chunks = cut.chunks;

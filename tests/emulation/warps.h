@@ -103,8 +103,7 @@ class Block {
     ++steps_;
   }
   using Shown = std::array<uint32_t, kWords>;
-  /// What all lanes of the warp show; taken(lane's words) for each must be read before
-  /// done_looking.
+  /// What all lanes of the warp show, by lane; to be read before done_looking.
   const Shown* show(const Shown& mine) {
     shown_[static_cast<size_t>(current_)] = mine;
     wait_for_warp();

@@ -74,7 +74,7 @@ inline void mma_sum(float (&to)[4], float x, float y) {
   for (float& value : to) value = 0.0F;
   mma_two_sums(to, {x, y}, {0.0F, 0.0F}, emulation::bits_of<uint32_t>(1.0F), 0U);
 }
-/// Two elements of column `column` of a matrix, rows 2q and 2q + 1, given words of its rows.
+/// Elements of rows 2q and 2q + 1 of a column, whose element of a row is element(row).
 template <class Element>
 uint32_t column_pair(int q, Element&& element) {
   return static_cast<uint32_t>(element(2 * q)) | static_cast<uint32_t>(element(2 * q + 1)) << 16;
