@@ -132,6 +132,7 @@ class CudaScanRunner {
         d_inner_(static_cast<int64_t>(in.d_inner)),
         d_state_(static_cast<int64_t>(in.d_state)),
         gap_(gap) {}
+  CudaScanRunner(Context&, Inputs&&, DType, int64_t = 0) = delete;  // a problem it does not keep
 
   GradMode mode = GradMode::kAccumulate;
   int repeats = 1;

@@ -135,8 +135,9 @@ TEST_F(SelectiveScanCuda, AlignmentOfTokensChangesNoBitOfGradients) {
     const Inputs in = rounded_inputs(scan_inputs(scan), DType::kBF16);
     for (const bool ready : {false, true}) {
       if (ready && !scan.z) continue;
+      const Inputs given = ready ? with_ready_steps(in) : in;
       const auto run = [&](int64_t gap) {
-        CudaScanRunner runner(ctx(), ready ? with_ready_steps(in) : in, DType::kBF16);
+        CudaScanRunner runner(ctx(), given, DType::kBF16);
         runner.ready = ready;
         runner.token_gap = gap;
         return runner.run();
