@@ -176,19 +176,21 @@ std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>
 }
 
 /// Starts a kernel of the outputs for what `p` says, of warps that take `width` channels and
-/// `bytes` of shared memory each; at_most(per_sm) is the kernel for so many blocks on an SM.
+/// `bytes` of shared memory each; at_most(teams) is the kernel for so many teams on an SM.
 template <class T, class Choose, class... Arguments>
 void start_walks(Context& ctx, const ForwardArgs<T>& p, int width, int bytes, Choose&& at_most,
                  const Arguments&... arguments) {
   const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, width);
   require_countable(units);
-  const int64_t blocks = ceil_div(units, kForwardWarps);
+  const int64_t sms = multiprocessors(ctx);
   // a grid that doesn't fill the machine is spread over all of it
-  const auto per_sm =
-      static_cast<int>(std::min<int64_t>(ceil_div(blocks, multiprocessors(ctx)), kForwardBlocks));
-  bytes = spread(kForwardWarps * bytes, per_sm);
-  start_overlapping(stream_of(ctx), with_shared_memory(at_most(per_sm), bytes), grid_of(blocks),
-                    kForwardWarps * 32, bytes, p, arguments...);
+  const auto teams = static_cast<int>(
+      std::min<int64_t>(ceil_div(ceil_div(units, kForwardWarps), sms), kForwardTeams));
+  const int of_block = in_one_block(teams, units, sms) ? teams : 1;
+  const int warps = of_block * kForwardWarps;
+  bytes = spread(warps * bytes, teams / of_block);
+  start_overlapping(stream_of(ctx), with_shared_memory(at_most(teams), bytes),
+                    grid_of(ceil_div(units, warps)), warps * 32, bytes, p, arguments...);
 }
 
 /// Starts the outputs' kernel for what `p` says, with `lane_channels` channels a lane where that is
@@ -201,8 +203,8 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, int lane_channels) {
     if (lane_channels == 4) {
       if (const auto maps = forward_maps<T, kStates, kSplit, 4>(ctx, p)) {
         const auto at_most = [&](int) {
-          return p.ready ? scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardBlocks, true>
-                         : scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardBlocks, false>;
+          return p.ready ? scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, true>
+                         : scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, false>;
         };
         start_walks(ctx, p, 2 * kWidth, ForwardBulkShape<T, kStates, kSplit, 4>::kBytes, at_most,
                     *maps);
@@ -211,16 +213,16 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, int lane_channels) {
     }
   }
   if (const auto maps = forward_maps<T, kStates, kSplit, 2>(ctx, p)) {
-    const auto at_most = [&](int per_sm) {
+    const auto at_most = [&](int teams) {
       if constexpr (kMayBeReady) {
         if (p.ready) {
-          return per_sm <= 2
+          return teams <= 2
                      ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2, true>
-                     : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardBlocks, true>;
+                     : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardTeams, true>;
         }
       }
-      return per_sm <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2>
-                         : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardBlocks>;
+      return teams <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2>
+                         : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardTeams>;
     };
     start_walks(ctx, p, kWidth, ForwardBulkShape<T, kStates, kSplit, 2>::kBytes, at_most, *maps);
     return;

@@ -46,8 +46,8 @@ struct ForwardBulkShape {
 };
 
 /// kReady: delta comes behind bias and softplus, in its own unit.
-template <class T, int kStates, int kSplit, int kChannels, int kBlocks, bool kReady = false>
-__global__ void __launch_bounds__(kForwardWarps * 32, kBlocks)
+template <class T, int kStates, int kSplit, int kChannels, int kTeams, bool kReady = false>
+__global__ void __launch_bounds__(kTeams * kForwardWarps * 32, 1)
     scan_forward_bulk_kernel(const ForwardArgs<T> p, const __grid_constant__ ForwardMaps maps) {
 #if __CUDA_ARCH__ >= 900
   using S = WalkShape<T, kStates, kSplit, kChannels>;

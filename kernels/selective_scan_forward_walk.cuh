@@ -12,11 +12,13 @@
 
 namespace gmamba::cuda::scan {
 
+/// Warps of a team, one for each scheduler of an SM. Blocks are of one team, or of all that share
+/// an SM where the grid fills the machine just once.
 constexpr int kForwardWarps = 4;
 
-/// Blocks of the outputs on an SM: 12 warps with 168 registers. A fourth block finds the
-/// exponential unit and the issue slots beside it as busy as they get.
-constexpr int kForwardBlocks = 3;
+/// Teams of the outputs on an SM: 12 warps with 168 registers. A fourth finds the exponential unit
+/// and the issue slots beside it as busy as they get.
+constexpr int kForwardTeams = 3;
 
 template <class T>
 struct ForwardArgs {
@@ -55,7 +57,7 @@ struct ForwardUnit {
   __device__ ForwardUnit(const ForwardArgs<T>& p, int warp) {
     constexpr int kWidth = WalkShape<T, kStates, kSplit, kChannels>::kWidth;
     const int width = (p.d_inner + kWidth - 1) / kWidth;  // groups of channels
-    uint32_t unit = blockIdx.x * kForwardWarps + warp;    // below 2^32, see start_outputs
+    uint32_t unit = blockIdx.x * (blockDim.x / 32U) + warp;  // below 2^32, see start_walks
     exists = unit < p.batch * p.chunks * width;
     first = static_cast<int>(unit % width) * kWidth;
     unit /= width;

@@ -30,6 +30,7 @@
 
 inline dim3 blockIdx;
 inline dim3 gridDim;
+inline dim3 blockDim;
 inline uint3 threadIdx;
 
 namespace gmamba::emulation {
@@ -47,6 +48,7 @@ class Block {
         stacks_(static_cast<size_t>(threads_), std::vector<char>(kStack)),
         done_(static_cast<size_t>(threads_)),
         warps_(static_cast<size_t>(threads_ / kWarp)),
+        teams_(static_cast<size_t>(threads_ / kWarp)),
         shown_(static_cast<size_t>(threads_)) {}
 
   void run(const std::function<void()>& body) {
@@ -86,16 +88,9 @@ class Block {
     open_if_all();
     while (turn_ == turn) others();
   }
-  void wait_for_warp() {
-    Warp& warp = warps_[static_cast<size_t>(current_ / kWarp)];
-    const long turn = warp.turn;
-    if (++warp.come == kWarp) {
-      warp.come = 0;
-      ++warp.turn;
-      ++steps_;
-    }
-    while (warp.turn == turn) others();
-  }
+  void wait_for_warp() { wait_for(warps_[static_cast<size_t>(current_ / kWarp)], kWarp); }
+  /// Waits for the `threads` threads of team `team`.
+  void wait_for_team(int team, int threads) { wait_for(teams_[static_cast<size_t>(team)], threads); }
   /// Waits until `open` is true.
   template <class Open>
   void wait_until(Open&& open) {
@@ -114,10 +109,19 @@ class Block {
 
  private:
   static constexpr size_t kStack = size_t{1} << 17;
-  struct Warp {
+  struct Meeting {
     int come = 0;
     long turn = 0;
   };
+  void wait_for(Meeting& meeting, int threads) {
+    const long turn = meeting.turn;
+    if (++meeting.come == threads) {
+      meeting.come = 0;
+      ++meeting.turn;
+      ++steps_;
+    }
+    while (meeting.turn == turn) others();
+  }
 
   static void enter() {
     Block& block = *now();
@@ -144,7 +148,7 @@ class Block {
   std::vector<ucontext_t> contexts_;
   std::vector<std::vector<char>> stacks_;
   std::vector<char> done_;
-  std::vector<Warp> warps_;
+  std::vector<Meeting> warps_, teams_;
   std::vector<Shown> shown_;
 };
 
@@ -182,6 +186,7 @@ struct SharedMemory {
 /// Runs `blocks` blocks of `threads` threads; shared memory is NaN before each.
 inline void launch(int64_t blocks, int threads, const std::function<void()>& kernel) {
   gridDim = dim3(static_cast<unsigned>(blocks));
+  blockDim = dim3(static_cast<unsigned>(threads));
   for (int64_t i = 0; i < blocks; ++i) {
     blockIdx = dim3(static_cast<unsigned>(i));
     for (const SharedMemory::Region& region : SharedMemory::regions()) {
