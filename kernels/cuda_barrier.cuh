@@ -41,4 +41,9 @@ __device__ inline void wait_for_barrier(uint32_t barrier, uint32_t parity) {
   }
 }
 
+/// Waits for all `threads` threads of team `team` of the block, at most 15.
+__device__ inline void sync_team(int team, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(threads) : "memory");
+}
+
 }  // namespace gmamba::cuda

@@ -53,7 +53,8 @@ struct MmaShape {
   static constexpr int kBasesFrom = kStagesFrom + 2 * kStageWords;  // addresses of a chunk's rows
   static constexpr int kTurn = kBasesFrom + 30;  // where warps wait for each other: an mbarrier
   static constexpr int kCome = kBasesFrom + 32;  // and for either stage: [warps][2]
-  static constexpr int kBytes = (kApart ? kCome + 4 * kBackwardWarps : kCome) * 4;
+  static constexpr int kEnd = kApart ? kCome + 4 * kBackwardWarps : kCome;
+  static constexpr int kBytes = (kEnd + 31) / 32 * 128;
   static_assert(!kApart || (kWarpWords % 32 == 0 && kPartWords % 32 == 0 && kRawBC % 32 == 0),
                 "tiles lie on 128 bytes");
 

@@ -91,10 +91,13 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   constexpr int kWidth = S::kWidth;
   constexpr int kTile = S::kTile;
   constexpr int kThreads = kBackwardWarps * 32;
-  extern __shared__ __align__(128) uint32_t words[];
+  extern __shared__ __align__(128) uint32_t block_words[];
   let_next_kernel_begin();
   if (!p.end_is_late) wait_for_previous_kernel();
-  const int thread = static_cast<int>(threadIdx.x);
+  // known to be the same in all lanes of a warp
+  const int team = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kThreads, 0);
+  uint32_t* const words = block_words + team * (S::kBytes / 4);
+  const int thread = static_cast<int>(threadIdx.x) % kThreads;
   // with more registers to spare where a warp has all states of its channels
   const auto found_again = [](int value) { return S::kSplit > 1 || kReady ? again(value) : value; };
   const int lane = thread % 32;
@@ -109,9 +112,11 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   float* const mine = reinterpret_cast<float*>(of_warp);
 
   const int blocks = (p.d_inner + S::kBlockWidth - 1) / S::kBlockWidth;
-  const int block = static_cast<int>(blockIdx.x % blocks);
-  const int64_t chunk = blockIdx.x / blocks % p.chunks;
-  const int64_t b = blockIdx.x / blocks / p.chunks;
+  const uint32_t unit = blockIdx.x * (blockDim.x / kThreads) + team;
+  const int block = static_cast<int>(unit % blocks);
+  const int64_t chunk = unit / blocks % p.chunks;
+  const int64_t b = unit / blocks / p.chunks;
+  if (b >= p.batch) return;
   const int e_block = block * S::kBlockWidth;
   const int e_group = e_block + group * kWidth;
   // quad k, half i of it: two neighbouring states of one channel
@@ -189,7 +194,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
     put(kBefore, chunk == 0 && !p.dstate_in.empty() ? p.dstate_in.at(b, 0) : nullptr);
     put(kPartial, p.dBC + ((block * p.batch + b) * p.length + begin) * 2 * kStates);
   }
-  __syncthreads();
+  sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
   char* const* const bases = reinterpret_cast<char* const*>(words + S::kBasesFrom);
   // twice a row number of the chunk, twice a column
   const auto at_row = [&](Base which, const auto& rows, unsigned row2, unsigned column2) {
@@ -229,7 +234,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   };
   // the same for all warps
   const auto fetch = [&](int first_row, int stage) {
-    const int thread = found_again(static_cast<int>(threadIdx.x));
+    const int thread = found_again(static_cast<int>(threadIdx.x)) % kThreads;
     const int lane = thread % 32;
     uint32_t* const raw = words + S::kStagesFrom + stage * S::kStageWords;
     const int rows = min(steps - first_row, kTile);
@@ -331,7 +336,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       parity ^= static_cast<uint32_t>(stage);
     } else {
       wait_for_copies<0>();
-      __syncthreads();
+      sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     }
 
     prepare_positions<kStates, kApart, kGated, kReady>(words, raw, rows, found_again(thread));
@@ -339,7 +344,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
     }
     if constexpr (S::kSplit > 1) {
-      __syncthreads();
+      sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     } else {
       __syncwarp();
     }
@@ -540,7 +545,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       reach_barrier(shared_address(words + S::kTurn));
       __syncwarp();
     } else {
-      __syncthreads();
+      sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     }
 
     finish_positions<kStates, kApart, kGated, kReady>(p, bases, words, raw, first_row, rows,
@@ -569,7 +574,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       }
     }
   }
-  __syncthreads();
+  sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
   for (int i = thread % (32 * S::kSplit); i < 2 * kWidth; i += 32 * S::kSplit) {
     const int which = i / kWidth;
     const int channel = i % kWidth;
@@ -585,14 +590,15 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   }
 }
 
-template <int kStates, bool kGated, bool kReady, int kBlocks>
-__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
+/// kTeams: of kBackwardWarps warps, at most so many in a block.
+template <int kStates, bool kGated, bool kReady, int kTeams>
+__global__ void __launch_bounds__(kTeams * kBackwardWarps * 32, 1)
     scan_backward_mma_kernel(const BackwardArgs<bf16> p) {
   scan_backward_mma<kStates, false, kGated, kReady>(p, nullptr);
 }
 /// With tiles brought by the copy unit (sm_90 and newer), for 8 states.
-template <bool kGated, bool kReady, int kBlocks>
-__global__ void __launch_bounds__(kBackwardWarps * 32, kBlocks)
+template <bool kGated, bool kReady, int kTeams>
+__global__ void __launch_bounds__(kTeams * kBackwardWarps * 32, 1)
     scan_backward_bulk_kernel(const BackwardArgs<bf16> p,
                               const __grid_constant__ BackwardMaps maps) {
 #if __CUDA_ARCH__ >= 900

@@ -19,7 +19,7 @@ namespace gmamba::cuda::scan {
 
 // the shared memory of a block, by the names that kernels have for it
 constexpr size_t kSharedBytes = 227 * 1024;
-alignas(128) uint32_t words[kSharedBytes / 4];
+alignas(128) uint32_t block_words[kSharedBytes / 4];
 alignas(128) float shared[kSharedBytes / 4];
 alignas(128) unsigned char summary_shared[kSharedBytes];
 alignas(128) unsigned char forward_shared[kSharedBytes];
@@ -113,7 +113,7 @@ class ScanEmulation : public testing::Test {
  protected:
   void SetUp() override {
     auto& regions = emulation::SharedMemory::regions();
-    regions = {{reinterpret_cast<unsigned char*>(words), kSharedBytes},
+    regions = {{reinterpret_cast<unsigned char*>(block_words), kSharedBytes},
                {reinterpret_cast<unsigned char*>(shared), kSharedBytes},
                {summary_shared, kSharedBytes},
                {forward_shared, kSharedBytes},

@@ -33,4 +33,8 @@ inline void wait_for_barrier(uint32_t barrier, uint32_t parity) {
   emulation::Block::now()->wait_until([&] { return barrier_at(barrier).opened % 2 != parity; });
 }
 
+inline void sync_team(int team, int threads) {
+  emulation::Block::now()->wait_for_team(team, threads);
+}
+
 }  // namespace gmamba::cuda
