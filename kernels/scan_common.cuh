@@ -29,6 +29,9 @@ struct Rows {
   __device__ T* at(int64_t i, int64_t j) const { return data + i * outer + j * inner; }
 };
 
+/// Warps of a team, one for each scheduler of an SM. Blocks are of one team or of several.
+constexpr int kTeamWarps = 4;
+
 /// Positions by which chunks may differ. Also those between two saved states.
 constexpr int64_t kChunkTile = 16;
 
@@ -126,7 +129,7 @@ __device__ inline uint32_t narrow_pair(float low, float high) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-/// Two or four neighbouring elements as they lie in memory.
+/// One, two or four neighbouring elements as they lie in memory.
 template <class T, int Count>
 struct Packed;
 template <>
@@ -142,6 +145,12 @@ struct Packed<float, 4> {
     to[0] = raw.x, to[1] = raw.y, to[2] = raw.z, to[3] = raw.w;
   }
   __device__ static Packed of(const float (&v)[4]) { return {make_float4(v[0], v[1], v[2], v[3])}; }
+};
+template <>
+struct Packed<bf16, 1> {
+  uint16_t raw;
+  __device__ void widen(float (&to)[1]) const { to[0] = gmamba::cuda::scan::widen(bf16{raw}); }
+  __device__ static Packed of(const float (&v)[1]) { return {narrow<bf16>(v[0]).bits}; }
 };
 template <>
 struct Packed<bf16, 2> {

@@ -110,23 +110,34 @@ inline int64_t warp_channels(int64_t d_state) {
   return d_state <= 16 ? 64 : d_state <= 32 ? 32 : 16;
 }
 
-/// How the outputs are cut: chunks of time, and the channels of a lane.
+/// How the outputs are cut: chunks of time, and the kernel that walks them.
+enum class Walk {
+  kTwo,    // warps with two channels a lane
+  kFour,   // with four
+  kJoint,  // teams of warps with one
+};
 struct OutputsCut {
   Chunks chunks;
-  int lane_channels = 2;
+  Walk walk = Walk::kTwo;
 };
-/// For `units` warps with two channels a lane; `four_fit`: with four there are half as many, and
-/// there is a kernel. Eight warps on an SM take 1.04 times as long as twelve, and their chunks are
-/// longer and cheaper to summarise: twelve only where chunks are long. So it is with four channels
-/// a lane, whose chunks are half as long.
-inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t units, bool four_fit) {
+/// The `wanted` kernel, if it is there for few states (bf16, a copy unit), else kTwo. kFour takes
+/// half as many warps as kTwo, kJoint twice as many: it has the longer chunks, which are cheaper to
+/// summarise, and kFour the fewer instructions. So kFour only where chunks are long. Eight warps of
+/// kTwo on an SM have longer chunks than twelve, which are for long ones too.
+inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t batch, int64_t d_inner,
+                              int64_t d_state, bool few_states) {
   constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
   const int64_t most = sms * kForwardWarps * kForwardTeams;
-  if (four_fit) {
-    const Chunks wide = cut_evenly(length, units / 2, most);
-    if (wide.count > 1 && wide.length >= kLong) return {wide, 4};
+  if (few_states) {
+    const int64_t units = batch * ceil_div(d_inner, 128);
+    if (d_state <= 8 && ceil_div(d_inner, 64) % 2 == 0) {
+      const Chunks chunks = cut_evenly(length, units, most);
+      if (chunks.count > 1 && chunks.length >= kLong) return {chunks, Walk::kFour};
+    }
+    return {cut_evenly(length, units, sms * kJointTeams), Walk::kJoint};
   }
+  const int64_t units = batch * ceil_div(d_inner, warp_channels(d_state));
   const Chunks full = cut_evenly(length, units, most);
   return {full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8)};
 }
@@ -179,21 +190,33 @@ inline int spread(int bytes, int blocks) {
   return std::max(bytes, (kPerSm / (blocks + 1) + 1024) / 1024 * 1024);
 }
 
-/// Whether the teams of kForwardWarps warps that share an SM should be one block, for a grid of
-/// `units` warps. A scheduler issues from the oldest block that has something ready: of three
-/// blocks with equal work side by side the first is done after 0.63 of the time, the second after
-/// 0.76, and the last is alone for the rest. Warps of one block get equal turns. But a block of all
-/// waits for an SM that is empty, so where blocks follow on each other, or are few, they are small.
-inline bool in_one_block(int teams, int64_t units, int64_t sms) {
-  return teams == kForwardTeams && units <= sms * teams * kForwardWarps;
-}
-
 /// A kernel whose dynamic shared memory may be more than 48 KB.
 template <class Kernel>
 Kernel with_shared_memory(Kernel kernel, int bytes) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
         "asking for the shared memory of a scan kernel");
   return kernel;
+}
+
+/// Starts a kernel of `units` teams with `bytes` of shared memory each, of which `most` share an
+/// SM; at_most(teams) is the kernel for so many on an SM.
+///   A scheduler issues from the oldest block that has something ready: of three blocks with equal
+/// work side by side the first is done after 0.63 of the time, the second after 0.76, and the last
+/// is alone for the rest. Warps of one block get equal turns. So where the teams fill the machine
+/// just once, all of an SM are one block. Such a block waits for an SM that is empty: where blocks
+/// follow on each other, or are few, each is one team.
+template <class Choose, class... Arguments>
+void start_teams(Context& ctx, int64_t units, int most, int bytes, Choose&& at_most,
+                 const Arguments&... arguments) {
+  require_countable(units * kTeamWarps);
+  const int64_t sms = multiprocessors(ctx);
+  // a grid that doesn't fill the machine is spread over all of it
+  const auto teams = static_cast<int>(std::min<int64_t>(ceil_div(units, sms), most));
+  const int of_block = teams == most && units <= sms * most ? teams : 1;
+  bytes = spread(of_block * bytes, teams / of_block);
+  start_overlapping(stream_of(ctx), with_shared_memory(at_most(teams), bytes),
+                    grid_of(ceil_div(units, of_block)), of_block * kTeamWarps * 32, bytes,
+                    arguments...);
 }
 
 /// SummaryArgs::parts for chunks of `length` positions. More of them suit models whose channels lie

@@ -225,10 +225,10 @@ __device__ inline void store_states(float* to, int valid, bool vector,
   }
 }
 
-/// Zeros in kBytes of shared memory, by a warp.
-template <int kBytes>
-__device__ inline void clear(void* to, int lane) {
-  for (int i = lane; i < kBytes / 16; i += 32) reinterpret_cast<uint4*>(to)[i] = uint4{};
+/// Zeros in kBytes of shared memory, by kThreads threads.
+template <int kBytes, int kThreads = 32>
+__device__ inline void clear(void* to, int thread) {
+  for (int i = thread; i < kBytes / 16; i += kThreads) reinterpret_cast<uint4*>(to)[i] = uint4{};
 }
 
 }  // namespace gmamba::cuda::scan

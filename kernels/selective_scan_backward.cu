@@ -133,7 +133,6 @@ struct MainKernel {
   int blocks;                                   // on an SM
   int width;                                    // channels of a block
   int columns;                                  // states, padded
-  bool in_teams = false;                        // as one block, where they fill the machine once
 };
 template <class T, int kLanes, bool kFast, int kBlocks>
 MainKernel<T> kernel_f32() {
@@ -156,8 +155,7 @@ MainKernel<bf16> kernel_mma(bool gated, bool ready) {
           S::kBytes,
           kBlocks,
           S::kBlockWidth,
-          kStates,
-          true};
+          kStates};
 }
 /// With tiles that the copy unit brings, for 8 states.
 MainKernel<bf16> kernel_bulk(bool gated, bool ready) {
@@ -170,8 +168,7 @@ MainKernel<bf16> kernel_bulk(bool gated, bool ready) {
           S::kBytes,
           kBlocks,
           S::kBlockWidth,
-          8,
-          true};
+          8};
 }
 
 /// True when the kernel on tensor cores can read and write rows in its pieces, and there is one:
@@ -278,13 +275,10 @@ void backward(Context& ctx, const SelectiveScanBackward& args) {
   p.dA = scratch(ctx, rows * p.d_inner * p.d_state);
   p.dD = scratch(ctx, rows * 2 * p.d_inner);
   if (rows > 0) {
-    const int64_t units = rows * groups;
-    const int64_t sms = multiprocessors(ctx);
-    const int of_block = main.in_teams && units > sms * (main.blocks - 1) && units <= sms * main.blocks ? main.blocks : 1;
-    const int bytes = spread(of_block * main.bytes, main.blocks / of_block);
     const auto start = [&](auto kernel, const auto&... arguments) {
-      start_overlapping(stream_of(ctx), with_shared_memory(kernel, bytes), grid_of(ceil_div(units, of_block)),
-                        of_block * kBackwardWarps * 32, bytes, p, arguments...);
+      start_teams(
+          ctx, rows * groups, main.blocks, main.bytes, [&](int) { return kernel; }, p,
+          arguments...);
     };
     if (maps) {
       start(main.bulk, *maps);

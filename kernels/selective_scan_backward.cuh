@@ -22,9 +22,9 @@
 
 namespace gmamba::cuda::scan {
 
-template <class T, int kLanes, int kChannels, int kSub, bool kFast, int kBlocks,
+template <class T, int kLanes, int kChannels, int kSub, bool kFast, int kTeams,
           int kWarps = kBackwardWarps, bool kKeep = false>
-__global__ void __launch_bounds__(kWarps * 32, kBlocks)
+__global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
     scan_backward_kernel(const BackwardArgs<T> p) {
   using S = BackwardShape<kLanes, kChannels, kSub, kWarps>;
   constexpr int kColumns = S::kColumns;
@@ -32,18 +32,25 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   constexpr int kQuads = kWidth / 4;
   constexpr int kOut = kWindow * kColumns / 32;
   constexpr int kRounds = (kSub * kQuads + 31) / 32;
-  extern __shared__ __align__(16) float shared[];
+  constexpr int kThreads = kWarps * 32;
+  extern __shared__ __align__(16) float block_shared[];
   after_previous_kernel();
+  const int team = static_cast<int>(threadIdx.x) / kThreads;
+  float* const shared = block_shared + team * (S::kBytes / 4);
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int warp = static_cast<int>(threadIdx.x) % kThreads / 32;
   float* const mine = shared + warp * S::kWarpFloats;
   float* const bc = shared + kWarps * S::kWarpFloats;  // [kSub][B | C]
 
   const int blocks = (p.d_inner + S::kBlockWidth - 1) / S::kBlockWidth;
-  const int unit = static_cast<int>(blockIdx.x) / blocks;
-  const int block = static_cast<int>(blockIdx.x) % blocks;
+  const auto place = [&] {  // of the team
+    return again(static_cast<int>(blockIdx.x * (blockDim.x / kThreads) + threadIdx.x / kThreads));
+  };
+  const int unit = place() / blocks;
+  const int block = place() % blocks;
   const int chunk = unit % static_cast<int>(p.chunks);
   const int b = unit / static_cast<int>(p.chunks);
+  if (b >= p.batch) return;
   const int e_warp = block * S::kBlockWidth + warp * kWidth;
   // as owner of states: channels e0 + 0..kChannels, states n0..n0 + 4
   const int group = lane / kLanes;
@@ -59,7 +66,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
     int from, readable;  // where to read, and how many there
   };
   const auto find_quad = [&] {
-    const int thread = again(static_cast<int>(threadIdx.x));
+    const int thread = again(static_cast<int>(threadIdx.x)) % kThreads;
     Quad v;
     v.first = thread % kQuads * 4;
     v.row = thread % 32 / kQuads;
@@ -112,7 +119,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
   // a third of the time: each warp asks for the lines of one array, and for its channels' states.
   const auto bring_tile = [&](int first_row) {
     static_assert(kWarps == 4);
-    const int thread = again(static_cast<int>(threadIdx.x));
+    const int thread = again(static_cast<int>(threadIdx.x)) % kThreads;
     const int lane = thread % 32;
     const int warp = thread / 32;
     constexpr int kLine = 128 / static_cast<int>(sizeof(T));  // elements
@@ -201,7 +208,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
       }
     }
     tokens.store(bc);
-    __syncthreads();
+    sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     if (kFast && first_row > 0) bring_tile(first_row - kSub);
 
     const auto slot_of = [&](int k, int c) { return mine + S::slot(k) + c * 128 + lane * 4; };
@@ -430,10 +437,11 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
       store_shared(mine + S::kParameters + 128 + lane * 4, dbias);
     }
 
-    __syncthreads();
+    sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     // dB and dC over the warps; what the next sub-chunk overwrites is behind its barrier
     float* const partial = p.dBC + ((block * p.batch + b) * p.length + t0) * 2 * kColumns;
-    for (int i = static_cast<int>(threadIdx.x); i < kSub * 2 * kColumns / 4; i += kWarps * 32) {
+    for (int i = static_cast<int>(threadIdx.x) % kThreads; i < kSub * 2 * kColumns / 4;
+         i += kThreads) {
       const int t = i / (kColumns / 2);
       if (t0 + t >= end) break;
       const float* const from =
@@ -451,7 +459,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocks)
     }
   }
 
-  const int row = again(static_cast<int>(blockIdx.x)) / blocks;
+  const int row = place() / blocks;
   const bool first_chunk = row % static_cast<int>(p.chunks) == 0;
 #pragma unroll
   for (int c = 0; c < kChannels; ++c) {

@@ -7,7 +7,7 @@
 
 namespace gmamba::cuda::scan {
 
-constexpr int kBackwardWarps = 4;
+constexpr int kBackwardWarps = kTeamWarps;
 constexpr int kWindow = 4;  // positions whose decays and states are in registers together
 
 template <class T>

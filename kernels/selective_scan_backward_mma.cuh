@@ -592,13 +592,13 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
 
 /// kTeams: of kBackwardWarps warps, at most so many in a block.
 template <int kStates, bool kGated, bool kReady, int kTeams>
-__global__ void __launch_bounds__(kTeams * kBackwardWarps * 32, 1)
+__global__ void __launch_bounds__(kTeams* kBackwardWarps * 32, 1)
     scan_backward_mma_kernel(const BackwardArgs<bf16> p) {
   scan_backward_mma<kStates, false, kGated, kReady>(p, nullptr);
 }
 /// With tiles brought by the copy unit (sm_90 and newer), for 8 states.
 template <bool kGated, bool kReady, int kTeams>
-__global__ void __launch_bounds__(kTeams * kBackwardWarps * 32, 1)
+__global__ void __launch_bounds__(kTeams* kBackwardWarps * 32, 1)
     scan_backward_bulk_kernel(const BackwardArgs<bf16> p,
                               const __grid_constant__ BackwardMaps maps) {
 #if __CUDA_ARCH__ >= 900

@@ -44,7 +44,9 @@ struct StagedPositions {
   static constexpr int kRounds = (kSub * kQuads + kThreads - 1) / kThreads;
   float values[kRounds][4];
 
-  static __device__ int item(int round) { return static_cast<int>(threadIdx.x) + round * kThreads; }
+  static __device__ int item(int round) {
+    return static_cast<int>(threadIdx.x) % kThreads + round * kThreads;
+  }
   static __device__ bool there(int round) {
     return kSub * kQuads % kThreads == 0 || item(round) < kSub * kQuads;
   }

@@ -7,7 +7,7 @@
 #include "kernels/cuda_sequence.h"
 #include "kernels/scan_launch.cuh"
 #include "kernels/selective_scan_forward.cuh"
-#include "kernels/selective_scan_forward_bulk.cuh"
+#include "kernels/selective_scan_forward_joint.cuh"
 
 namespace gmamba::cuda {
 namespace {
@@ -154,86 +154,86 @@ void advance(Context& ctx, const SelectiveScanForward& args) {
   }
 }
 
-/// Maps of the arrays of `p` in tiles of a warp; nothing where the copy unit cannot move them.
-template <class T, int kStates, int kSplit, int kChannels>
-std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>& p) {
-  using S = WalkShape<T, kStates, kSplit, kChannels>;
+/// Maps of the arrays of `p` in tiles of `rows` positions, `width` channels and `columns` states;
+/// nothing where the copy unit cannot move them.
+template <class T>
+std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>& p, int64_t rows,
+                                        int64_t width, int64_t columns) {
   // a tile that sticks out of a chunk would be stored over the next
   const bool whole = p.chunks == 1 || p.chunk_length % kChunkTile == 0;
   if (!whole || !has_copy_unit(ctx)) return {};
-  const auto write = [&](const auto& rows, int64_t width, int64_t tile_width, TileMap& map) {
-    return write_tile_map({rows.data, sizeof(T), p.batch, p.length, width, rows.outer, rows.inner,
-                           S::kRows, tile_width},
+  const auto write = [&](const auto& array, int64_t extent, int64_t tile_width, TileMap& map) {
+    return write_tile_map({array.data, sizeof(T), p.batch, p.length, extent, array.outer,
+                           array.inner, rows, tile_width},
                           map);
   };
   ForwardMaps maps;
   const bool reached =
-      write(p.u, p.d_inner, S::kWidth, maps.u) &&
-      write(p.delta, p.d_inner, S::kWidth, maps.delta) &&
-      write(p.z, p.d_inner, S::kWidth, maps.z) && write(p.y, p.d_inner, S::kWidth, maps.y) &&
-      write(p.B, p.d_state, S::kColumns, maps.B) && write(p.C, p.d_state, S::kColumns, maps.C);
+      write(p.u, p.d_inner, width, maps.u) && write(p.delta, p.d_inner, width, maps.delta) &&
+      write(p.z, p.d_inner, width, maps.z) && write(p.y, p.d_inner, width, maps.y) &&
+      write(p.B, p.d_state, columns, maps.B) && write(p.C, p.d_state, columns, maps.C);
   return reached ? std::optional(maps) : std::nullopt;
 }
 
-/// Starts a kernel of the outputs for what `p` says, of warps that take `width` channels and
-/// `bytes` of shared memory each; at_most(teams) is the kernel for so many teams on an SM.
-template <class T, class Choose, class... Arguments>
-void start_walks(Context& ctx, const ForwardArgs<T>& p, int width, int bytes, Choose&& at_most,
-                 const Arguments&... arguments) {
-  const int64_t units = p.batch * p.chunks * ceil_div(p.d_inner, width);
-  require_countable(units);
-  const int64_t sms = multiprocessors(ctx);
-  // a grid that doesn't fill the machine is spread over all of it
-  const auto teams = static_cast<int>(
-      std::min<int64_t>(ceil_div(ceil_div(units, kForwardWarps), sms), kForwardTeams));
-  const int of_block = in_one_block(teams, units, sms) ? teams : 1;
-  const int warps = of_block * kForwardWarps;
-  bytes = spread(warps * bytes, teams / of_block);
-  start_overlapping(stream_of(ctx), with_shared_memory(at_most(teams), bytes),
-                    grid_of(ceil_div(units, warps)), warps * 32, bytes, p, arguments...);
-}
-
-/// Starts the outputs' kernel for what `p` says, with `lane_channels` channels a lane where that is
-/// possible.
+/// Starts the kernel of the outputs that `wanted` names if the copy unit reaches all arrays, else
+/// the one of copies.
 template <class T, int kStates, int kSplit>
-void start_outputs(Context& ctx, const ForwardArgs<T>& p, int lane_channels) {
-  constexpr int kWidth = 64 / kSplit;
+void start_outputs(Context& ctx, const ForwardArgs<T>& p, Walk wanted) {
+  constexpr bool kFew = kFewStates<T, kStates * kSplit>;
   constexpr bool kMayBeReady = sizeof(T) == 2;
-  if constexpr (kFourFit<T, kStates>) {
-    if (lane_channels == 4) {
-      if (const auto maps = forward_maps<T, kStates, kSplit, 4>(ctx, p)) {
-        const auto at_most = [&](int) {
-          return p.ready ? scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, true>
-                         : scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, false>;
-        };
-        start_walks(ctx, p, 2 * kWidth, ForwardBulkShape<T, kStates, kSplit, 4>::kBytes, at_most,
-                    *maps);
+  const auto teams = [&](int64_t width) {
+    return ceil_div(p.batch * p.chunks * ceil_div(p.d_inner, width), kForwardWarps);
+  };
+  const auto start = [&]<int kChannels>(std::integral_constant<int, kChannels>, auto&& at_most) {
+    using S = WalkShape<T, kStates, kSplit, kChannels>;
+    const auto maps = forward_maps(ctx, p, S::kRows, S::kWidth, S::kColumns);
+    if (!maps) return false;
+    constexpr int kBytes = ForwardBulkShape<T, kStates, kSplit, kChannels>::kBytes;
+    start_teams(ctx, teams(S::kWidth), kForwardTeams, kForwardWarps * kBytes, at_most, p, *maps);
+    return true;
+  };
+  if constexpr (kFew) {
+    if (wanted == Walk::kJoint) {
+      using S = ForwardJointShape<kStates>;
+      if (const auto maps = forward_maps(ctx, p, S::kRows, S::kWidth, kStates)) {
+        const auto kernel = p.ready ? scan_forward_joint_kernel<kStates, true>
+                                    : scan_forward_joint_kernel<kStates, false>;
+        start_teams(
+            ctx, p.batch * p.chunks * ceil_div(p.d_inner, S::kWidth), kJointTeams, S::kBytes,
+            [&](int) { return kernel; }, p, *maps);
         return;
       }
     }
-  }
-  if (const auto maps = forward_maps<T, kStates, kSplit, 2>(ctx, p)) {
+    if constexpr (kStates == 8) {
+      const auto kernel =
+          p.ready ? scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, true>
+                  : scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, false>;
+      if (wanted == Walk::kFour &&
+          start(std::integral_constant<int, 4>{}, [&](int) { return kernel; })) {
+        return;
+      }
+    }
+  } else {
     const auto at_most = [&](int teams) {
       if constexpr (kMayBeReady) {
         if (p.ready) {
-          return teams <= 2
-                     ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2, true>
-                     : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardTeams, true>;
+          return teams <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2, true>
+                            : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardTeams, true>;
         }
       }
       return teams <= 2 ? scan_forward_bulk_kernel<T, kStates, kSplit, 2, 2>
-                         : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardTeams>;
+                        : scan_forward_bulk_kernel<T, kStates, kSplit, 2, kForwardTeams>;
     };
-    start_walks(ctx, p, kWidth, ForwardBulkShape<T, kStates, kSplit, 2>::kBytes, at_most, *maps);
-    return;
+    if (start(std::integral_constant<int, 2>{}, at_most)) return;
   }
-  const auto at_most = [&](int) {
+  const auto of_copies = [&](int) {
     if constexpr (kMayBeReady) {
       if (p.ready) return scan_forward_kernel<T, kStates, kSplit, true>;
     }
     return scan_forward_kernel<T, kStates, kSplit>;
   };
-  start_walks(ctx, p, kWidth, forward_warp_bytes<T, kStates, kSplit>(), at_most);
+  start_teams(ctx, teams(64 / kSplit), kForwardTeams,
+              kForwardWarps * forward_warp_bytes<T, kStates, kSplit>(), of_copies, p);
 }
 
 template <class T>
@@ -245,12 +245,12 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   p.vectors.tokens = in_pieces(p.B, p.d_state, 8) && in_pieces(p.C, p.d_state, 8);
   p.vectors.states = p.d_state % 4 == 0 && fits_vectors(p.A, p.A_stride) &&
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
-  const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
   const States<const float> known(args.known, "known");
-  const bool in_pairs = ceil_div(p.d_inner, warp_channels(p.d_state)) % 2 == 0;
-  const bool four_fit = in_pairs && p.d_state <= 8 && kFourFit<T, 8> && has_copy_unit(ctx);
-  const OutputsCut cut = known.rows.empty() ? cut_outputs(ctx, p.length, warps, four_fit)
-                                            : OutputsCut{{args.known.dim(1), args.mark_every}};
+  const bool few_states = kFewStates<T, 16> && p.d_state <= 16 && has_copy_unit(ctx);
+  const OutputsCut cut = known.rows.empty()
+                             ? cut_outputs(ctx, p.length, p.batch, p.d_inner, p.d_state, few_states)
+                             : OutputsCut{{args.known.dim(1), args.mark_every},
+                                          few_states ? Walk::kJoint : Walk::kTwo};
   const Chunks& chunks = cut.chunks;
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
@@ -265,7 +265,7 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     p.start_is_late = true;
   }
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    start_outputs<T, kStates, kSplit>(ctx, p, cut.lane_channels);
+    start_outputs<T, kStates, kSplit>(ctx, p, cut.walk);
   });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                p.d_state, ", ", p.chunks, " chunks");

@@ -34,7 +34,7 @@ constexpr int forward_warp_bytes() {
 
 /// kReady: delta comes behind bias and softplus, in its own unit.
 template <class T, int kStates, int kSplit, bool kReady = false>
-__global__ void __launch_bounds__(kForwardTeams * kForwardWarps * 32, 1)
+__global__ void __launch_bounds__(kForwardTeams* kForwardWarps * 32, 1)
     scan_forward_kernel(const ForwardArgs<T> p) {
   using S = WalkShape<T, kStates, kSplit>;
   using Pair = Packed<T, 2>;

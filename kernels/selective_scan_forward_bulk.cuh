@@ -23,9 +23,10 @@
 
 namespace gmamba::cuda::scan {
 
-/// Whether a lane's registers hold the states of four channels.
+/// Whether there are kernels for few states, of which four channels a lane (8 states) are here and
+/// one is in selective_scan_forward_joint.cuh.
 template <class T, int kStates>
-constexpr bool kFourFit = kStates == 8 && sizeof(T) == 2;
+constexpr bool kFewStates = kStates <= 16 && sizeof(T) == 2;
 
 struct ForwardMaps {
   TileMap u, delta, z, y, B, C;
@@ -47,7 +48,7 @@ struct ForwardBulkShape {
 
 /// kReady: delta comes behind bias and softplus, in its own unit.
 template <class T, int kStates, int kSplit, int kChannels, int kTeams, bool kReady = false>
-__global__ void __launch_bounds__(kTeams * kForwardWarps * 32, 1)
+__global__ void __launch_bounds__(kTeams* kForwardWarps * 32, 1)
     scan_forward_bulk_kernel(const ForwardArgs<T> p, const __grid_constant__ ForwardMaps maps) {
 #if __CUDA_ARCH__ >= 900
   using S = WalkShape<T, kStates, kSplit, kChannels>;

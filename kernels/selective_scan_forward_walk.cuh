@@ -12,9 +12,7 @@
 
 namespace gmamba::cuda::scan {
 
-/// Warps of a team, one for each scheduler of an SM. Blocks are of one team, or of all that share
-/// an SM where the grid fills the machine just once.
-constexpr int kForwardWarps = 4;
+constexpr int kForwardWarps = kTeamWarps;
 
 /// Teams of the outputs on an SM: 12 warps with 168 registers. A fourth finds the exponential unit
 /// and the issue slots beside it as busy as they get.
@@ -56,8 +54,8 @@ struct ForwardUnit {
 
   __device__ ForwardUnit(const ForwardArgs<T>& p, int warp) {
     constexpr int kWidth = WalkShape<T, kStates, kSplit, kChannels>::kWidth;
-    const int width = (p.d_inner + kWidth - 1) / kWidth;  // groups of channels
-    uint32_t unit = blockIdx.x * (blockDim.x / 32U) + warp;  // below 2^32, see start_walks
+    const int width = (p.d_inner + kWidth - 1) / kWidth;     // groups of channels
+    uint32_t unit = blockIdx.x * (blockDim.x / 32U) + warp;  // below 2^32, see start_teams
     exists = unit < p.batch * p.chunks * width;
     first = static_cast<int>(unit % width) * kWidth;
     unit /= width;
@@ -141,12 +139,13 @@ struct ForwardLane {
     float y[kChannels];
 #pragma unroll
     for (int i = 0; i < kChannels; ++i) x[i] = d[i] * u[i], y[i] = skip[i] * u[i];
-      // in this order of instructions, which the compiler keeps, twelve warps on an SM are 1.5%
-      // faster than with y summed as the states come
+    // in this order of instructions, which the compiler keeps, twelve warps on an SM are 1.5%
+    // faster than with y summed as the states come
+    constexpr int kPair = kChannels == 1 ? 1 : 2;
 #pragma unroll
-    for (int pair = 0; pair < kChannels; pair += 2) {
+    for (int pair = 0; pair < kChannels; pair += kPair) {
 #pragma unroll
-      for (int i = pair; i < pair + 2; ++i) {
+      for (int i = pair; i < pair + kPair; ++i) {
 #pragma unroll
         for (int n = 0; n < kStates; n += 4) {
           float b[4];
@@ -164,7 +163,7 @@ struct ForwardLane {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
 #pragma unroll
-          for (int i = pair; i < pair + 2; ++i) y[i] = fmaf(c[k], h[i][n + k], y[i]);
+          for (int i = pair; i < pair + kPair; ++i) y[i] = fmaf(c[k], h[i][n + k], y[i]);
         }
       }
     }

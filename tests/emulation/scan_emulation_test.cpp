@@ -11,7 +11,7 @@
 #include "kernels/selective_scan_backward.cuh"
 #include "kernels/selective_scan_backward_mma.cuh"
 #include "kernels/selective_scan_forward.cuh"
-#include "kernels/selective_scan_forward_bulk.cuh"
+#include "kernels/selective_scan_forward_joint.cuh"
 #include "kernels/selective_scan_summary_mma.cuh"
 #include "tests/kernels/selective_scan_cuda_fixture.h"
 
@@ -20,7 +20,7 @@ namespace gmamba::cuda::scan {
 // the shared memory of a block, by the names that kernels have for it
 constexpr size_t kSharedBytes = 227 * 1024;
 alignas(128) uint32_t block_words[kSharedBytes / 4];
-alignas(128) float shared[kSharedBytes / 4];
+alignas(128) float block_shared[kSharedBytes / 4];
 alignas(128) unsigned char summary_shared[kSharedBytes];
 alignas(128) unsigned char forward_shared[kSharedBytes];
 alignas(128) unsigned char forward_tiles[kSharedBytes];
@@ -114,7 +114,7 @@ class ScanEmulation : public testing::Test {
   void SetUp() override {
     auto& regions = emulation::SharedMemory::regions();
     regions = {{reinterpret_cast<unsigned char*>(block_words), kSharedBytes},
-               {reinterpret_cast<unsigned char*>(shared), kSharedBytes},
+               {reinterpret_cast<unsigned char*>(block_shared), kSharedBytes},
                {summary_shared, kSharedBytes},
                {forward_shared, kSharedBytes},
                {forward_tiles, kSharedBytes}};
@@ -122,6 +122,11 @@ class ScanEmulation : public testing::Test {
   }
   void TearDown() override { EXPECT_EQ(bytes_to_come(), 0); }
 };
+
+/// `units` teams in blocks of two, of which the last may have nothing to do.
+void launch_teams(int64_t units, const std::function<void()>& kernel) {
+  emulation::launch((units + 1) / 2, 2 * kTeamWarps * 32, kernel);
+}
 
 // ---- outputs
 
@@ -166,28 +171,38 @@ Outputs outputs_of(Problem<T>& problem, std::optional<int> channels, bool aligne
   p.d_inner = static_cast<int>(problem.E);
   p.d_state = static_cast<int>(problem.N);
   p.vectors = {aligned, aligned, aligned, aligned};
-  const auto run = [&](int64_t width, auto&& kernel) {
-    const int64_t warps = batch * ((problem.E + width - 1) / width);
-    emulation::launch((warps + kForwardWarps - 1) / kForwardWarps, kForwardWarps * 32, kernel);
+  const auto groups = [&](int64_t width) { return batch * ((problem.E + width - 1) / width); };
+  const auto maps_of = [&](int64_t rows, int64_t width, int64_t columns) {
+    ForwardMaps maps;
+    maps.u = problem.u.tiles(rows, width);
+    maps.delta = problem.delta.tiles(rows, width);
+    maps.z = problem.z.tiles(rows, width);
+    maps.y = y.tiles(rows, width);
+    maps.B = problem.B.tiles(rows, columns);
+    maps.C = problem.C.tiles(rows, columns);
+    return maps;
+  };
+  const auto run_warps = [&](int64_t width, auto&& kernel) {
+    launch_teams((groups(width) + kForwardWarps - 1) / kForwardWarps, kernel);
   };
   const auto bulk = [&]<int kChannels>(std::integral_constant<int, kChannels>) {
     using S = WalkShape<T, kStates, kSplit, kChannels>;
-    ForwardMaps maps;
-    maps.u = problem.u.tiles(S::kRows, S::kWidth);
-    maps.delta = problem.delta.tiles(S::kRows, S::kWidth);
-    maps.z = problem.z.tiles(S::kRows, S::kWidth);
-    maps.y = y.tiles(S::kRows, S::kWidth);
-    maps.B = problem.B.tiles(S::kRows, S::kColumns);
-    maps.C = problem.C.tiles(S::kRows, S::kColumns);
-    run(S::kWidth,
-        [&] { scan_forward_bulk_kernel<T, kStates, kSplit, kChannels, 2, kReady>(p, maps); });
+    const ForwardMaps maps = maps_of(S::kRows, S::kWidth, S::kColumns);
+    run_warps(S::kWidth,
+              [&] { scan_forward_bulk_kernel<T, kStates, kSplit, kChannels, 2, kReady>(p, maps); });
   };
   if (!channels) {
-    run(64 / kSplit, [&] { scan_forward_kernel<T, kStates, kSplit, kReady>(p); });
+    run_warps(64 / kSplit, [&] { scan_forward_kernel<T, kStates, kSplit, kReady>(p); });
   } else if (*channels == 2) {
     bulk(std::integral_constant<int, 2>{});
-  } else if constexpr (kFourFit<T, kStates>) {
-    bulk(std::integral_constant<int, 4>{});
+  } else if constexpr (kFewStates<T, kStates * kSplit>) {
+    if (*channels == 4) {
+      bulk(std::integral_constant<int, 4>{});
+    } else {
+      using S = ForwardJointShape<kStates>;
+      const ForwardMaps maps = maps_of(S::kRows, S::kWidth, kStates);
+      launch_teams(groups(S::kWidth), [&] { scan_forward_joint_kernel<kStates, kReady>(p, maps); });
+    }
   }
   out.y = widened(y.values);
   return out;
@@ -213,8 +228,8 @@ void expect_outputs(const ScanCase& scan) {
     SCOPED_TRACE("pieces of 16 bytes");
     expect_same(outputs_of<T, kStates, kSplit, kReady>(problem, {}));
   }
-  for (const int channels : {2, 4}) {
-    if (channels == 4 && !kFourFit<T, kStates>) continue;
+  for (const int channels : {1, 2, 4}) {
+    if (channels != 2 && !kFewStates<T, kStates * kSplit>) continue;
     SCOPED_TRACE(std::to_string(channels) + " channels a lane, whole tiles");
     expect_same(outputs_of<T, kStates, kSplit, kReady>(problem, channels));
   }
@@ -333,8 +348,7 @@ Gradients gradients_of(Problem<T>& problem, int64_t width, int64_t columns, Star
 template <int kStates, bool kBulk, bool kGated, bool kReady>
 Gradients gradients_by_products(Problem<bf16>& problem) {
   using S = MmaShape<kStates, kBulk>;
-  const auto start = [&](const BackwardArgs<bf16>& p, std::vector<float>& saved, int64_t blocks) {
-    constexpr int kThreads = kBackwardWarps * 32;
+  const auto start = [&](const BackwardArgs<bf16>& p, std::vector<float>& saved, int64_t teams) {
     if constexpr (kBulk) {
       const int64_t E = problem.E;
       const int64_t N = problem.N;
@@ -354,11 +368,9 @@ Gradients gradients_by_products(Problem<bf16>& problem) {
                     N,
                     S::kWidth,
                     N};
-      emulation::launch(blocks, kThreads,
-                        [&] { scan_backward_bulk_kernel<kGated, kReady, 2>(p, maps); });
+      launch_teams(teams, [&] { scan_backward_bulk_kernel<kGated, kReady, 2>(p, maps); });
     } else {
-      emulation::launch(blocks, kThreads,
-                        [&] { scan_backward_mma_kernel<kStates, kGated, kReady, 2>(p); });
+      launch_teams(teams, [&] { scan_backward_mma_kernel<kStates, kGated, kReady, 2>(p); });
     }
   };
   return gradients_of<bf16>(problem, S::kBlockWidth, kStates, start);
@@ -367,9 +379,8 @@ Gradients gradients_by_products(Problem<bf16>& problem) {
 template <class T, int kLanes, bool kFast>
 Gradients gradients_by_sums(Problem<T>& problem) {
   using S = BackwardShape<kLanes, 2, 16>;
-  const auto start = [&](const BackwardArgs<T>& p, std::vector<float>&, int64_t blocks) {
-    emulation::launch(blocks, kBackwardWarps * 32,
-                      [&] { scan_backward_kernel<T, kLanes, 2, 16, kFast, 2>(p); });
+  const auto start = [&](const BackwardArgs<T>& p, std::vector<float>&, int64_t teams) {
+    launch_teams(teams, [&] { scan_backward_kernel<T, kLanes, 2, 16, kFast, 2>(p); });
   };
   return gradients_of<T>(problem, S::kBlockWidth, S::kColumns, start);
 }

@@ -90,7 +90,9 @@ class Block {
   }
   void wait_for_warp() { wait_for(warps_[static_cast<size_t>(current_ / kWarp)], kWarp); }
   /// Waits for the `threads` threads of team `team`.
-  void wait_for_team(int team, int threads) { wait_for(teams_[static_cast<size_t>(team)], threads); }
+  void wait_for_team(int team, int threads) {
+    wait_for(teams_[static_cast<size_t>(team)], threads);
+  }
   /// Waits until `open` is true.
   template <class Open>
   void wait_until(Open&& open) {
