@@ -120,24 +120,26 @@ struct OutputsCut {
   Chunks chunks;
   Walk walk = Walk::kTwo;
 };
-/// The `wanted` kernel, if it is there for few states (bf16, a copy unit), else kTwo. kFour takes
-/// half as many warps as kTwo, kJoint twice as many: it has the longer chunks, which are cheaper to
-/// summarise, and kFour the fewer instructions. So kFour only where chunks are long. Eight warps of
-/// kTwo on an SM have longer chunks than twelve, which are for long ones too.
+/// few_states: there are kernels for few (bf16, a copy unit). A warp of kFour does the work of two
+/// of kTwo, one of kJoint half of it: kJoint has the longest chunks, which are cheaper to
+/// summarise, kFour the fewest instructions per state. So of 8 states, which are sooner bound by
+/// instructions, kFour walks long chunks and kTwo what is not cut. Eight warps of kTwo on an SM
+/// have longer chunks than twelve, which are for long ones too.
 inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t batch, int64_t d_inner,
                               int64_t d_state, bool few_states) {
   constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
   const int64_t most = sms * kForwardWarps * kForwardTeams;
+  const int64_t units = batch * ceil_div(d_inner, warp_channels(d_state));
   if (few_states) {
-    const int64_t units = batch * ceil_div(d_inner, 128);
+    const int64_t wide = batch * ceil_div(d_inner, 128);
+    if (d_state <= 8 && units >= most) return {{1, length}, Walk::kTwo};
     if (d_state <= 8 && ceil_div(d_inner, 64) % 2 == 0) {
-      const Chunks chunks = cut_evenly(length, units, most);
+      const Chunks chunks = cut_evenly(length, wide, most);
       if (chunks.count > 1 && chunks.length >= kLong) return {chunks, Walk::kFour};
     }
-    return {cut_evenly(length, units, sms * kJointTeams), Walk::kJoint};
+    return {cut_evenly(length, wide, sms * kJointTeams), Walk::kJoint};
   }
-  const int64_t units = batch * ceil_div(d_inner, warp_channels(d_state));
   const Chunks full = cut_evenly(length, units, most);
   return {full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8)};
 }

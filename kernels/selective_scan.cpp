@@ -104,7 +104,8 @@ void check_backward(const Context& ctx, const SelectiveScanBackward& args) {
 }  // namespace
 
 int64_t scan_mark_spacing(int64_t batch, int64_t length, int64_t d_inner) {
-  // eight warps of 64 channels on each of 132 multiprocessors, the machine this is tuned for
+  // eight warps of 64 channels, or four teams of 128, on each of 132 multiprocessors, the machine
+  // this is tuned for
   constexpr int64_t kFull = 8 * 132;
   const int64_t warps = batch * ((d_inner + 63) / 64);
   if (warps <= 0 || length % kScanSavedEveryGpu != 0 || 2 * warps >= kFull) return 0;

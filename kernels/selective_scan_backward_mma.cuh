@@ -94,15 +94,19 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   extern __shared__ __align__(128) uint32_t block_words[];
   let_next_kernel_begin();
   if (!p.end_is_late) wait_for_previous_kernel();
-  // known to be the same in all lanes of a warp
-  const int team = __shfl_sync(kFullWarp, static_cast<int>(threadIdx.x) / kThreads, 0);
+  // known to be the same in all lanes of a warp where one of them speaks to the copy unit
+  const auto same = [](int value) { return kApart ? __shfl_sync(kFullWarp, value, 0) : value; };
+  const int team = same(static_cast<int>(threadIdx.x) / kThreads);
   uint32_t* const words = block_words + team * (S::kBytes / 4);
+  // found again behind the windows, for want of registers
+  const auto words_again = [&] {
+    return block_words + again(static_cast<int>(threadIdx.x)) / kThreads * (S::kBytes / 4);
+  };
   const int thread = static_cast<int>(threadIdx.x) % kThreads;
   // with more registers to spare where a warp has all states of its channels
   const auto found_again = [](int value) { return S::kSplit > 1 || kReady ? again(value) : value; };
   const int lane = thread % 32;
-  // known to be the same in all lanes where one of them speaks to the copy unit
-  const int warp = kApart ? __shfl_sync(kFullWarp, thread / 32, 0) : thread / 32;
+  const int warp = same(thread / 32);
   const int g = lane / 4;
   const int q = lane % 4;
   const int group = warp / S::kSplit;
@@ -196,6 +200,9 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   }
   sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
   char* const* const bases = reinterpret_cast<char* const*>(words + S::kBasesFrom);
+  const auto bases_again = [&] {
+    return reinterpret_cast<char* const*>(words_again() + S::kBasesFrom);
+  };
   // twice a row number of the chunk, twice a column
   const auto at_row = [&](Base which, const auto& rows, unsigned row2, unsigned column2) {
     return bases[which] + (row2 * static_cast<unsigned>(rows.inner) + column2);
@@ -548,11 +555,12 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     }
 
-    finish_positions<kStates, kApart, kGated, kReady>(p, bases, words, raw, first_row, rows,
-                                                      e_block, found_again(thread));
+    finish_positions<kStates, kApart, kGated, kReady>(
+        p, bases_again(), words_again(), words_again() + S::kStagesFrom + stage * S::kStageWords,
+        first_row, rows, e_block, found_again(thread));
     if constexpr (!kApart) {
-      sum_channel_groups<kStates, kApart>(words, bases[kPartial], sums_from, first_row, rows,
-                                          found_again(thread));
+      sum_channel_groups<kStates, kApart>(words_again(), bases_again()[kPartial], sums_from,
+                                          first_row, rows, found_again(thread));
     }
   }
   if constexpr (kApart) {
@@ -566,11 +574,12 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       const int e = e_group + (kStates == 8 ? k * 16 : 0) + 2 * g + i;
       if (e >= p.d_inner) continue;
       const float sum[2] = {dA[k][2 * i], dA[k][2 * i + 1]};
-      store_shared(reinterpret_cast<float*>(bases[kDA]) + e * kStates + state_of(k), sum);
-      if (bases[kBefore] != nullptr) {
+      store_shared(reinterpret_cast<float*>(bases_again()[kDA]) + e * kStates + state_of(k), sum);
+      if (bases_again()[kBefore] != nullptr) {
         const float left[2] = {carry[k][2 * i], carry[k][2 * i + 1]};
-        store_shared(reinterpret_cast<float*>(bases[kBefore]) + e * p.dstate_in.inner + state_of(k),
-                     left);
+        store_shared(
+            reinterpret_cast<float*>(bases_again()[kBefore]) + e * p.dstate_in.inner + state_of(k),
+            left);
       }
     }
   }
@@ -581,11 +590,11 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
     float sum = 0.0F;
     for (int l = channel / 4; l < 32 * S::kSplit; l += Rounds::kQuads) {
       sum += reinterpret_cast<const float*>(
-          words)[(group * S::kSplit + l / 32) * S::kWarpWords + S::kParameters + which * 128 +
-                 l % 32 * 4 + channel % 4];
+          words_again())[(group * S::kSplit + l / 32) * S::kWarpWords + S::kParameters +
+                         which * 128 + l % 32 * 4 + channel % 4];
     }
     if (e_group + channel < p.d_inner) {
-      reinterpret_cast<float*>(bases[kDD])[which * p.d_inner + e_group + channel] = sum;
+      reinterpret_cast<float*>(bases_again()[kDD])[which * p.d_inner + e_group + channel] = sum;
     }
   }
 }

@@ -213,7 +213,8 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, Walk wanted) {
         return;
       }
     }
-  } else {
+  }
+  if constexpr (!kFew || kStates == 8) {
     const auto at_most = [&](int teams) {
       if constexpr (kMayBeReady) {
         if (p.ready) {

@@ -20,9 +20,6 @@
 
 namespace gmamba::cuda::scan {
 
-/// Teams on an SM: 16 warps with 128 registers.
-constexpr int kJointTeams = 4;
-
 /// Where the arrays of a team lie in shared memory, in bytes.
 template <int kStates>
 struct ForwardJointShape {

@@ -17,6 +17,8 @@ constexpr int kForwardWarps = kTeamWarps;
 /// Teams of the outputs on an SM: 12 warps with 168 registers. A fourth finds the exponential unit
 /// and the issue slots beside it as busy as they get.
 constexpr int kForwardTeams = 3;
+/// With one channel a lane: 16 warps with 128 registers.
+constexpr int kJointTeams = 4;
 
 template <class T>
 struct ForwardArgs {
