@@ -83,7 +83,9 @@ TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
         part.state_in = part.state_out;
         part.state_out = fixed({1, kChannels, states}, zeros);
       }
-      EXPECT_LE(relative_error(download(whole.state_out), download(part.state_in)), 1e-5);
+      // either way within the bound of the summaries' polynomials; what a chunk walks position by
+      // position grows with its length, by an exponential's error each
+      EXPECT_LE(relative_error(download(whole.state_out), download(part.state_in)), 2e-5);
       // outputs near the end of a chunk and of a segment, where starts matter and rounding differs
       for (const int64_t at : {int64_t{0}, kSegment - 64, length / 2, length - 64}) {
         EXPECT_LE(relative_error(download(whole.y.slice(1, at, at + 64)),
