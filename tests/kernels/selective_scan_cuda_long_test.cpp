@@ -33,15 +33,18 @@ struct LongProblem {
 
 /// Chunks of the forward pass so long that the device chooses how to summarise them, in every order
 /// of channels that matters to the choice, against segments whose chunks are short.
-/// With 8 states lanes of long chunks have four channels, those of short ones two.
+/// With 8 states lanes of long chunks have four channels, those of short ones one.
 TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
   constexpr int64_t kSegment = 32768;
   constexpr int64_t kChannels = LongProblem::kChannels;
   constexpr DType kType = DType::kBF16;
   struct Size {
     int64_t length, states;
+    // what a chunk walks gathers an exponential's error per position: 1e-5 up to some 3,300 of them
+    double bound;
   };
-  for (const auto [length, states] : {Size{655360, 16}, Size{131072, 16}, Size{655360, 8}}) {
+  for (const auto [length, states, bound] : {Size{655360, 16, 2e-5}, Size{425984, 16, 1e-5},
+                                             Size{131072, 16, 1e-5}, Size{655360, 8, 1e-5}}) {
     const LongProblem problem(states);
     SelectiveScanForward whole;
     whole.u = rows(kType, length, kChannels, problem.table.u);
@@ -83,9 +86,7 @@ TEST_F(SelectiveScanCuda, LongChunksMatchShortOnesInAnyOrderOfChannels) {
         part.state_in = part.state_out;
         part.state_out = fixed({1, kChannels, states}, zeros);
       }
-      // either way within the bound of the summaries' polynomials; what a chunk walks position by
-      // position grows with its length, by an exponential's error each
-      EXPECT_LE(relative_error(download(whole.state_out), download(part.state_in)), 2e-5);
+      EXPECT_LE(relative_error(download(whole.state_out), download(part.state_in)), bound);
       // outputs near the end of a chunk and of a segment, where starts matter and rounding differs
       for (const int64_t at : {int64_t{0}, kSegment - 64, length / 2, length - 64}) {
         EXPECT_LE(relative_error(download(whole.y.slice(1, at, at + 64)),
