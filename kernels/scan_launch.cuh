@@ -8,6 +8,7 @@
 
 #include "kernels/cuda_common.cuh"
 #include "kernels/scan_combine.cuh"
+#include "kernels/scan_grid.h"
 #include "kernels/selective_scan.h"
 #include "kernels/selective_scan_forward_walk.cuh"
 #include "kernels/selective_scan_summary_mma.cuh"
@@ -184,14 +185,6 @@ inline void require_countable(int64_t units) {
           " groups of channels and chunks; at most 4294967295 on a GPU");
 }
 
-/// Shared memory to ask for so that at most `blocks` blocks of a kernel that needs `bytes` share an
-/// SM. The hardware puts new blocks where others already are as long as they fit, and would leave
-/// SMs idle when a grid is meant to fill the machine exactly once.
-inline int spread(int bytes, int blocks) {
-  constexpr int kPerSm = 227 * 1024;
-  return std::max(bytes, (kPerSm / (blocks + 1) + 1024) / 1024 * 1024);
-}
-
 /// A kernel whose dynamic shared memory may be more than 48 KB.
 template <class Kernel>
 Kernel with_shared_memory(Kernel kernel, int bytes) {
@@ -202,23 +195,14 @@ Kernel with_shared_memory(Kernel kernel, int bytes) {
 
 /// Starts a kernel of `units` teams with `bytes` of shared memory each, of which `most` share an
 /// SM; at_most(teams) is the kernel for so many on an SM.
-///   A scheduler issues from the oldest block that has something ready: of three blocks with equal
-/// work side by side the first is done after 0.63 of the time, the second after 0.76, and the last
-/// is alone for the rest. Warps of one block get equal turns. So where the teams fill the machine
-/// just once, all of an SM are one block. Such a block waits for an SM that is empty: where blocks
-/// follow on each other, or are few, each is one team.
 template <class Choose, class... Arguments>
 void start_teams(Context& ctx, int64_t units, int most, int bytes, Choose&& at_most,
                  const Arguments&... arguments) {
   require_countable(units * kTeamWarps);
-  const int64_t sms = multiprocessors(ctx);
-  // a grid that doesn't fill the machine is spread over all of it
-  const auto teams = static_cast<int>(std::min<int64_t>(ceil_div(units, sms), most));
-  const int of_block = teams == most && units <= sms * most ? teams : 1;
-  bytes = spread(of_block * bytes, teams / of_block);
-  start_overlapping(stream_of(ctx), with_shared_memory(at_most(teams), bytes),
-                    grid_of(ceil_div(units, of_block)), of_block * kTeamWarps * 32, bytes,
-                    arguments...);
+  const TeamGrid grid = team_grid(units, multiprocessors(ctx), most, bytes, most_shared_bytes(ctx));
+  start_overlapping(stream_of(ctx), with_shared_memory(at_most(grid.teams), grid.bytes),
+                    grid_of(ceil_div(units, grid.of_block)), grid.of_block * kTeamWarps * 32,
+                    grid.bytes, arguments...);
 }
 
 /// SummaryArgs::parts for chunks of `length` positions. More of them suit models whose channels lie
@@ -272,7 +256,8 @@ bool fits_summary_mma(const SummaryArgs<T>& p) {
 /// Starts the summary's kernel of one channel per thread for what `p` says.
 template <bool kGradient, int kStates, int kSplit, class T>
 void start_summary(Context& ctx, const SummaryArgs<T>& p, int64_t units) {
-  const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks);
+  const int bytes = spread(SummaryShape<T, kStates, kSplit, kGradient>::kBytes, kSummaryBlocks,
+                           most_shared_bytes(ctx));
   const auto kernel =
       with_shared_memory(scan_summary_kernel<T, kStates, kSplit, kGradient, 8>, bytes);
   start_overlapping(stream_of(ctx), kernel, grid_of(units * ceil_div(p.d_inner, p.width)),
@@ -283,7 +268,7 @@ template <bool kGradient, int kStates, bool kPaired>
 void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {
   constexpr int kBlocks = summary_mma_blocks(kStates);
   using S = SummaryMmaShape<kStates, kGradient>;
-  const int bytes = spread(kSummaryMmaWarps * S::kBytes, kBlocks);
+  const int bytes = spread(kSummaryMmaWarps * S::kBytes, kBlocks, most_shared_bytes(ctx));
   const auto kernel = with_shared_memory(
       p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kPaired, kBlocks>
       : kGradient && !p.z.empty()

@@ -11,7 +11,7 @@
 /// Time    while a tile is walked, the next one comes and y of the one before leaves; the warps of
 ///         a team meet once a tile, when B and C are widened
 /// Launch  one team per (batch row, chunk, 128 channels), channels fastest; a block of one team, or
-///         of all that share an SM (in_one_block)
+///         of all that share an SM (scan_grid.h)
 /// Floor   as for scan_forward_bulk_kernel
 /// Limits  rows of u, delta, z, y, B and C on 16 bytes; chunks of whole tiles, but for the last
 #pragma once

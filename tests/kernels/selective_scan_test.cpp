@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "kernels/scan_grid.h"
 #include "kernels/selective_scan_cpu.h"
 #include "kernels/selective_scan_pieces.h"
 #include "tests/kernels/kernel_test_helpers.h"
@@ -120,6 +121,25 @@ TEST(SelectiveScan, SpacingOfMarksDividesLengthsAndFillsAGpu) {
   EXPECT_EQ(scan_mark_spacing(1, 16 * 1009, 512), 0);  // a prime number of tiles
   EXPECT_EQ(scan_mark_spacing(1, 1024, 512), 0);       // too few tiles
   EXPECT_EQ(scan_mark_spacing(0, 1024, 512), 0);
+}
+
+TEST(SelectiveScan, TeamsShareABlockWhereTheyFillAGpuOnceAndItHasTheMemory) {
+  using cuda::scan::team_grid;
+  constexpr int kKb = 1024;
+  const auto expect = [](const cuda::scan::TeamGrid& grid, int teams, int of_block, int kilobytes) {
+    EXPECT_EQ(grid.teams, teams);
+    EXPECT_EQ(grid.of_block, of_block);
+    EXPECT_EQ(grid.bytes, kilobytes * kKb);
+  };
+  const int h100 = 227 * kKb;
+  expect(team_grid(396, 132, 3, 72 * kKb, h100), 3, 3, 216);  // just once
+  expect(team_grid(265, 132, 3, 72 * kKb, h100), 3, 3, 216);  // in part
+  expect(team_grid(397, 132, 3, 72 * kKb, h100), 3, 1, 72);   // more than once
+  expect(team_grid(264, 132, 3, 72 * kKb, h100), 2, 1, 76);   // two on an SM, and no third
+  expect(team_grid(100, 132, 3, 72 * kKb, h100), 1, 1, 114);  // one, and no second
+  expect(team_grid(0, 132, 3, 72 * kKb, h100), 1, 1, 114);
+  expect(team_grid(324, 108, 3, 72 * kKb, 163 * kKb), 3, 1, 72);  // no memory for three
+  expect(team_grid(80, 82, 3, 72 * kKb, 99 * kKb), 1, 1, 99);     // what a block may have
 }
 
 TEST(SelectiveScan, OracleGradientsAreFiniteDifferences) {
