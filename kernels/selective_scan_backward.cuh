@@ -35,12 +35,14 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
   constexpr int kThreads = kWarps * 32;
   extern __shared__ __align__(16) float block_shared[];
   after_previous_kernel();
-  const int team = static_cast<int>(threadIdx.x) / kThreads;
-  float* const shared = block_shared + team * (S::kBytes / 4);
+  // of the team, found again where registers are short
+  const auto shared = [&] {
+    return block_shared + again(static_cast<int>(threadIdx.x)) / kThreads * (S::kBytes / 4);
+  };
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) % kThreads / 32;
-  float* const mine = shared + warp * S::kWarpFloats;
-  float* const bc = shared + kWarps * S::kWarpFloats;  // [kSub][B | C]
+  float* const mine = shared() + warp * S::kWarpFloats;
+  const auto tokens_of_tile = [&] { return shared() + kWarps * S::kWarpFloats; };  // [kSub][B | C]
 
   const int blocks = (p.d_inner + S::kBlockWidth - 1) / S::kBlockWidth;
   const auto place = [&] {  // of the team
@@ -207,7 +209,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
         store_shared(mine + S::kG + t * kWidth + at4.first, g);
       }
     }
-    tokens.store(bc);
+    tokens.store(tokens_of_tile());
     sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
     if (kFast && first_row > 0) bring_tile(first_row - kSub);
 
@@ -216,6 +218,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
       float(&h)[kChannels][4] = start;
 #pragma unroll
       for (int c = 0; c < kChannels; ++c) store_shared(slot_of(0, c), h[c]);
+      const float* const bc = tokens_of_tile();
 #pragma unroll 1
       for (int k = 1; k < S::kWindows; ++k) {
 #pragma unroll
@@ -240,6 +243,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
       }
     }
 
+    const float* const bc = tokens_of_tile();
 #pragma unroll 1
     for (int k = S::kWindows - 1; k >= 0; --k) {
       const auto load_before = [&](float(&h)[kChannels][4]) {
@@ -445,7 +449,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
       const int t = i / (kColumns / 2);
       if (t0 + t >= end) break;
       const float* const from =
-          shared + S::slot(t / kWindow) + t % kWindow * 2 * kColumns + i % (kColumns / 2) * 4;
+          shared() + S::slot(t / kWindow) + t % kWindow * 2 * kColumns + i % (kColumns / 2) * 4;
       float sum[4];
       load_shared(from, sum);
 #pragma unroll
