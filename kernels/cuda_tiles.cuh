@@ -9,13 +9,12 @@
 /// agree: the kernels here let a row stand for the position that a thread holds anyway.
 #pragma once
 
+#include "kernels/cuda_barrier.cuh"
 #include "kernels/cuda_common.cuh"
 
 namespace gmamba::cuda::tiles {
 
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+using cuda::shared_address;
 
 /// Starts copying 4, 8 or 16 bytes to shared memory, or writes zeros there without reading `from`.
 template <int kBytes>

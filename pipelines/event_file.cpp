@@ -3,9 +3,11 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cctype>
+#include <charconv>
 #include <cmath>
 
 #include "libmamba/core/error.h"
@@ -18,6 +20,7 @@ namespace {
 constexpr uint32_t kCastagnoli = 0x82F63B78U;  // 0x1EDC6F41 with its bits reversed
 constexpr uint32_t kMaskDelta = 0xA282EAD8U;
 constexpr const char* kFileVersion = "brain.Event:2";
+constexpr std::string_view kStem = "events.out.tfevents.";
 
 constexpr std::array<uint32_t, 256> crc_table() {
   std::array<uint32_t, 256> table{};
@@ -93,6 +96,15 @@ std::string host_name() {
   return host;
 }
 
+/// The second that the name of an event file gives; -1 for another name.
+int64_t second_of(std::string_view name) {
+  if (!name.starts_with(kStem)) return -1;
+  name.remove_prefix(kStem.size());
+  int64_t second = -1;
+  const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), second);
+  return problem == std::errc() && end != name.data() + name.size() && *end == '.' ? second : -1;
+}
+
 }  // namespace
 
 uint32_t crc32c(std::string_view bytes) {
@@ -116,10 +128,14 @@ std::string tf_record(std::string_view bytes) {
 
 EventFile::EventFile(const std::filesystem::path& folder, double wall_time) {
   create_folders(folder);
-  std::string seconds = std::to_string(std::llround(wall_time));
-  if (seconds.size() < 10) seconds.insert(0, 10 - seconds.size(), '0');
-  const std::string stem =
-      concat("events.out.tfevents.", seconds, ".", host_name(), ".", ::getpid(), ".");
+  int64_t second = std::llround(wall_time);
+  std::error_code ignored;  // a folder that can't be listed, of which writing will tell
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    second = std::max(second, second_of(entry.path().filename().string()) + 1);
+  }
+  std::string digits = std::to_string(second);
+  if (digits.size() < 10) digits.insert(0, 10 - digits.size(), '0');
+  const std::string stem = concat(kStem, digits, ".", host_name(), ".", ::getpid(), ".");
   for (int n = 0; path_.empty() || path_exists(path_); ++n) path_ = folder / concat(stem, n);
   file_.open(path_, std::ios::binary | std::ios::app);
   std::string version;

@@ -30,8 +30,9 @@ struct Scalar {
 
 class EventFile {
  public:
-  /// Makes FOLDER/events.out.tfevents.SECONDS.HOST.PID.N, N being the first that is free, and
-  /// writes the version record. Throws kIo.
+  /// Makes FOLDER/events.out.tfevents.SECONDS.HOST.PID.N and writes the version record. Readers
+  /// take files in the order of their names, so SECONDS is later than those of all that are there;
+  /// N is the first that is free. Throws kIo.
   EventFile(const std::filesystem::path& folder, double wall_time);
 
   const std::filesystem::path& path() const { return path_; }

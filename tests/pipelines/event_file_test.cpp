@@ -74,10 +74,17 @@ TEST_F(EventFileTest, AReaderFindsWhatWasWritten) {
   EXPECT_TRUE(records.end()) << "an event without scalars is none";
 }
 
-TEST_F(EventFileTest, ASecondFileTakesAnotherName) {
-  EventFile first(path("board"), 1700000000);
-  EventFile second(path("board"), 1700000000);
-  EXPECT_NE(first.path(), second.path());
+// Starts within a second, another process that sorts behind this one, a clock that was set back.
+TEST_F(EventFileTest, ALaterFileIsBehindAllThatAreThere) {
+  const EventFile first(path("board"), 1700000000);
+  const EventFile second(path("board"), 1700000000);
+  EXPECT_LT(first.path(), second.path());
+  std::ofstream(path("board") + "/events.out.tfevents.1700000009.zz.99999999.7") << "x";
+  std::ofstream(path("board") + "/events.out.tfevents.notes") << "x";
+  const EventFile third(path("board"), 1700000003);
+  EXPECT_EQ(third.path().filename().string().find("events.out.tfevents.1700000010."), 0U);
+  const EventFile fourth(path("board"), 1800000000);
+  EXPECT_EQ(fourth.path().filename().string().find("events.out.tfevents.1800000000."), 0U);
 }
 
 TEST_F(EventFileTest, AFolderThatCannotBeMadeIsAnError) {
