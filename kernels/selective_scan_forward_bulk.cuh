@@ -36,6 +36,8 @@ struct ForwardMaps {
 template <class T, int kStates, int kSplit, int kChannels>
 struct ForwardBulkShape {
   using S = WalkShape<T, kStates, kSplit, kChannels>;
+  static constexpr int kRowsBytes = S::kRowsBytes;
+  static constexpr int kTokenBytes = S::kTokenBytes;
   static constexpr int kUs = 3;                                      // tiles of u
   static constexpr int kDeltas = kUs * S::kRowsBytes;                // [2] of delta, z
   static constexpr int kTokens = kDeltas + 4 * S::kRowsBytes;        // [2] of B, C
@@ -44,6 +46,45 @@ struct ForwardBulkShape {
   static constexpr int kBarriers = kWide + 2 * kWideBytes;           // [2]
   static constexpr int kBytes = (kBarriers + 16 + 127) / 128 * 128;  // tiles lie on 128 bytes
   static_assert(S::kRowsBytes % 128 == 0 && S::kTokenBytes % 128 == 0);
+};
+
+/// Asks, by one lane, for a tile of everything at position t of batch row b: u to one of the places
+/// for u, the rest to stage 0 or 1, behind whose barrier it comes. Shape: where these lie.
+template <class Shape>
+__device__ inline void fetch_outputs(const ForwardMaps& maps, uint32_t here, bool gated, int first,
+                                     int t, int b, int stage, int slot) {
+  const uint32_t barrier = here + Shape::kBarriers + stage * 8;
+  const uint32_t rows = here + Shape::kDeltas + stage * 2 * Shape::kRowsBytes;
+  const uint32_t tokens = here + Shape::kTokens + stage * 2 * Shape::kTokenBytes;
+  expect_bytes(barrier, (gated ? 3 : 2) * Shape::kRowsBytes + 2 * Shape::kTokenBytes);
+  fetch_tile(here + slot * Shape::kRowsBytes, maps.u, first, t, b, barrier);
+  fetch_tile(rows, maps.delta, first, t, b, barrier);
+  if (gated) fetch_tile(rows + Shape::kRowsBytes, maps.z, first, t, b, barrier);
+  fetch_tile(tokens, maps.B, 0, t, b, barrier);
+  fetch_tile(tokens + Shape::kTokenBytes, maps.C, 0, t, b, barrier);
+}
+
+/// States that a warp leaves on its way through a chunk.
+template <class T>
+struct StatesOnTheWay {
+  float* next = nullptr;
+  int due;  // the position before which it is
+
+  __device__ StatesOnTheWay(const ForwardArgs<T>& p, int b, int begin, int end, int first)
+      : due(end) {
+    if (p.saved.empty()) return;
+    const int64_t passed = (begin + p.saved_every - 1) / p.saved_every;
+    next = p.saved.at(b * p.saved_per_row + passed, first);
+    due = static_cast<int>(min(static_cast<int64_t>(end), passed * p.saved_every));
+  }
+  /// Before position t, the first of a tile.
+  template <class Lane>
+  __device__ void pass(const ForwardArgs<T>& p, const Lane& walk, int t, int end) {
+    if (due != t) return;
+    walk.store(next, p.saved.inner);
+    next += p.saved.outer;
+    due = static_cast<int>(min(static_cast<int64_t>(end), t + p.saved_every));
+  }
 };
 
 /// kReady: delta comes behind bias and softplus, in its own unit.
@@ -82,16 +123,8 @@ __global__ void __launch_bounds__(kTeams* kForwardWarps * 32, 1)
     show_barriers();
   }
   __syncwarp();
-  const auto fetch = [&](int t, int stage, int slot) {  // by one lane
-    const uint32_t barrier = here + M::kBarriers + stage * 8;
-    const uint32_t rows = here + M::kDeltas + stage * 2 * S::kRowsBytes;
-    const uint32_t tokens = here + M::kTokens + stage * 2 * S::kTokenBytes;
-    expect_bytes(barrier, (gated ? 3 : 2) * S::kRowsBytes + 2 * S::kTokenBytes);
-    fetch_tile(here + slot * S::kRowsBytes, maps.u, first, t, b, barrier);
-    fetch_tile(rows, maps.delta, first, t, b, barrier);
-    if (gated) fetch_tile(rows + S::kRowsBytes, maps.z, first, t, b, barrier);
-    fetch_tile(tokens, maps.B, 0, t, b, barrier);
-    fetch_tile(tokens + S::kTokenBytes, maps.C, 0, t, b, barrier);
+  const auto fetch = [&](int t, int stage, int slot) {
+    fetch_outputs<M>(maps, here, gated, first, t, b, stage, slot);
   };
   if (elected()) fetch(begin, 0, 0);
 
@@ -100,13 +133,7 @@ __global__ void __launch_bounds__(kTeams* kForwardWarps * 32, 1)
     clear<S::kRowsBytes>(mine + M::kDeltas + S::kRowsBytes, lane);
     clear<S::kRowsBytes>(mine + M::kDeltas + 3 * S::kRowsBytes, lane);
   }
-  float* saved = nullptr;  // the next state on the way
-  int due = end;           // the position before which it is due
-  if (!p.saved.empty()) {
-    const int64_t passed = (begin + p.saved_every - 1) / p.saved_every;
-    saved = p.saved.at(b * p.saved_per_row + passed, first);
-    due = static_cast<int>(min(static_cast<int64_t>(end), passed * p.saved_every));
-  }
+  StatesOnTheWay<T> saved(p, b, begin, end, first);
   if (p.start_is_late) wait_for_previous_kernel();
   walk.start(p, b, unit.chunk);
 
@@ -126,11 +153,7 @@ __global__ void __launch_bounds__(kTeams* kForwardWarps * 32, 1)
     widen_tile<kRows * kColumns>(B_tile, tokens, lane, kReady ? 1.0F : kLn2);
     widen_tile<kRows * kColumns>(C_tile, tokens + kRows * kColumns, lane);
     __syncwarp();
-    if (due == t) {
-      walk.store(saved, p.saved.inner);
-      saved += p.saved.outer;
-      due = static_cast<int>(min(static_cast<int64_t>(end), t + p.saved_every));
-    }
+    saved.pass(p, walk, t, end);
     T* const u = reinterpret_cast<T*>(mine + slot * S::kRowsBytes) + walk.local;
     const T* const delta =
         reinterpret_cast<const T*>(mine + M::kDeltas + stage * 2 * S::kRowsBytes) + walk.local;

@@ -82,16 +82,8 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
     show_barriers();
   }
   meet();
-  const auto fetch = [&](int t, int stage, int slot) {  // by one lane
-    const uint32_t barrier = here + S::kBarriers + stage * 8;
-    const uint32_t rows = here + S::kDeltas + stage * 2 * S::kRowsBytes;
-    const uint32_t tokens = here + S::kTokens + stage * 2 * S::kTokenBytes;
-    expect_bytes(barrier, (gated ? 3 : 2) * S::kRowsBytes + 2 * S::kTokenBytes);
-    fetch_tile(here + slot * S::kRowsBytes, maps.u, group, t, b, barrier);
-    fetch_tile(rows, maps.delta, group, t, b, barrier);
-    if (gated) fetch_tile(rows + S::kRowsBytes, maps.z, group, t, b, barrier);
-    fetch_tile(tokens, maps.B, 0, t, b, barrier);
-    fetch_tile(tokens + S::kTokenBytes, maps.C, 0, t, b, barrier);
+  const auto fetch = [&](int t, int stage, int slot) {
+    fetch_outputs<S>(maps, here, gated, group, t, b, stage, slot);
   };
   if (warp == 0 && elected()) fetch(begin, 0, 0);
 
@@ -101,13 +93,7 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
     clear<S::kRowsBytes, kThreads>(z, thread);
     clear<S::kRowsBytes, kThreads>(z + 2 * S::kRowsBytes, thread);
   }
-  float* saved = nullptr;  // the next state on the way
-  int due = end;           // the position before which it is due
-  if (!p.saved.empty()) {
-    const int64_t passed = (begin + p.saved_every - 1) / p.saved_every;
-    saved = p.saved.at(b * p.saved_per_row + passed, first);
-    due = static_cast<int>(min(static_cast<int64_t>(end), passed * p.saved_every));
-  }
+  StatesOnTheWay<bf16> saved(p, b, begin, end, first);
   if (p.start_is_late) wait_for_previous_kernel();
   walk.start(p, b, chunk);
 
@@ -141,11 +127,7 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
       }
     }
     if (walks) {
-      if (due == t) {
-        walk.store(saved, p.saved.inner);
-        saved += p.saved.outer;
-        due = static_cast<int>(min(static_cast<int64_t>(end), t + p.saved_every));
-      }
+      saved.pass(p, walk, t, end);
       bf16* const u = reinterpret_cast<bf16*>(mine + slot * S::kRowsBytes) + local;
       const bf16* const delta =
           reinterpret_cast<const bf16*>(mine + S::kDeltas + stage * 2 * S::kRowsBytes) + local;
