@@ -4,8 +4,7 @@
 /// channels, and asks for its tiles as a whole.
 /// Layout  2 channels a lane. 8 states leave registers for 4, which saves loads of B and C and part
 ///         of what lies between tiles, and takes half the warps: for long chunks
-///         Per warp, in shared memory: three tiles of u, whose place y takes; two of delta, z, B
-/// and
+///         Per warp, in shared memory: three tiles of u, whose place y takes; two of delta, z, B,
 ///         C; B and C of one as fp32, read as 16-byte broadcasts; a barrier for each of two tiles
 /// Time    while a tile is walked, the next one comes and y of the one before leaves. Rows are
 ///         walked four at a time and stored behind the last: the compiler cannot tell y from delta,
