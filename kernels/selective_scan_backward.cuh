@@ -13,7 +13,8 @@
 ///         the channels of a warp (dB, dC) go through shared memory of the warp: each lane stores
 ///         what it has, then adds up one output; over the warps of a block once per sub-chunk; over
 ///         blocks by a second kernel. Every sum has one order, so the same bits come out each time
-/// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
+/// Launch  one team of 4 warps per (batch row, chunk, group of channels), channels fastest; a block
+///         is of one team, or of all that share an SM (scan_grid.h)
 /// Floor   issue and shared memory: about 31 slots per state update
 #pragma once
 

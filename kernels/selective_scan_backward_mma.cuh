@@ -9,15 +9,16 @@
 ///         - s2 = sum A w is summed in the lane, then over q by a product.
 ///         No sum goes through shared memory but those over warps. Operands of a window of 4
 ///         positions lie in one register: lane q (or g / 2) holds position q, and a result is kept
-///         where its lane and its position meet. States beyond 16 go to the other warps of a block.
+///         where its lane and its position meet. States beyond 16 go to the other warps of a team.
 ///         8 states fill half of a sum's product, the other half is the next position's
 /// Time    tiles of 16 positions, last first: activations and the state before the tile arrive a
 ///         tile ahead by asynchronous copies; then prepare (softplus, gate, splits), walk 12
 ///         positions for the states before windows, and per window walk and walk back, then finish
-/// Waits   a block's warps share tiles, and wait for each other at both ends of one. With 8 states
+/// Waits   a team's warps share tiles, and wait for each other at both ends of one. With 8 states
 ///         and a copy unit each has brought what it needs, and they meet once a tile, where dB and
 ///         dC are added up
-/// Launch  one block of 4 warps per (batch row, chunk, group of channels), channels fastest
+/// Launch  one team of 4 warps per (batch row, chunk, group of channels), channels fastest; a block
+///         is of one team, or of all that share an SM (scan_grid.h)
 /// Floor   issue: 23 slots per state update; exponential unit: 1.75 x 16 + 5 per channel-position
 /// Limits  channels in multiples of 8, rows of activations on 16 bytes, d_state 8, 16, 32 or 64;
 ///         for the copy unit rows of B, C and saved states on 16 bytes, 2^31 positions

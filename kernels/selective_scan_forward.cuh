@@ -6,7 +6,8 @@
 ///         copies, a tile ahead; B and C are widened to fp32 there and read as 16-byte broadcasts;
 ///         y takes the place of u and leaves in 16-byte pieces. No barrier beyond the warp, so
 ///         warps run ahead of each other
-/// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
+/// Launch  one warp per (batch row, chunk, group of channels), channels fastest; a block is of four
+///         warps, or of all that share an SM (scan_grid.h)
 #pragma once
 
 #include "kernels/cuda_overlap.cuh"

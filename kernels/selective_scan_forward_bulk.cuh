@@ -9,7 +9,8 @@
 /// Time    while a tile is walked, the next one comes and y of the one before leaves. Rows are
 ///         walked four at a time and stored behind the last: the compiler cannot tell y from delta,
 ///         z, B and C, and would begin no row before the one ahead of it is stored
-/// Launch  one warp per (batch row, chunk, group of channels), channels fastest, 4 warps per block
+/// Launch  one warp per (batch row, chunk, group of channels), channels fastest; a block is of four
+///         warps, or of all that share an SM (scan_grid.h)
 /// Floor   exponential unit, d_state + 3 (f32: 4) per channel and position at 16 per clock and SM,
 ///         each of which also takes about three issue slots: 2.6 ms for 2^20 positions of 512
 ///         channels
