@@ -172,6 +172,27 @@ MachineRates measure_rates(Context& ctx) {
   return rates;
 }
 
+std::string to_text(const MachineRates& rates) {
+  return concat("copy ", format_short(rates.copy_bytes), "B/s, matrix product ",
+                format_short(rates.gemm_flops), "FLOP/s, exponentials ", format_short(rates.exps),
+                "/s");
+}
+
+std::string slowdown(const MachineRates& before, const MachineRates& after) {
+  constexpr double kNotable = 0.05;
+  std::string text;
+  const auto compare = [&](const char* what, double first, double last) {
+    if (!(last < (1 - kNotable) * first)) return;
+    text += concat(text.empty() ? "the machine became slower meanwhile: " : ", ", what, " by ",
+                   std::lround(100 * (1 - last / first)), "%");
+  };
+  compare("copy", before.copy_bytes, after.copy_bytes);
+  compare("matrix product", before.gemm_flops, after.gemm_flops);
+  compare("exponentials", before.exps, after.exps);
+  if (!text.empty()) text += "; later rows are slower for it";
+  return text;
+}
+
 void bench(const BenchOptions& options, Job& job) {
   auto ctx = open_context(options.common, job);
   const bool cpu = ctx->device().is_cpu();
@@ -205,19 +226,23 @@ void bench(const BenchOptions& options, Job& job) {
                                       .repeats = options.repeats},
                                      rates, left_out);
     rows.insert(rows.end(), models.begin(), models.end());
+    ctx = std::make_unique<Context>(where, context);
   }
+  const MachineRates rates_after = measure_rates(*ctx);
   job.report = concat(
       device, ", ", type, ", ", threads, threads == 1 ? " thread" : " threads", "; layers ",
       config.n_layers, ", d_model ", config.d_model, ", states ", config.d_state,
-      "\nmeasured now: copy ", format_short(rates.copy_bytes), "B/s, matrix product ",
-      format_short(rates.gemm_flops), "FLOP/s, exponentials ", format_short(rates.exps), "/s\n\n",
-      table_text(rows),
+      "\nmeasured now: ", to_text(rates), "\n\n", table_text(rows),
+      "\nmeasured again at the end: ", to_text(rates_after),
       "\nfloor: the bytes, products and exponentials that no implementation avoids, at these "
       "rates;\nmedians of ",
       options.repeats,
       "; longer than --tokens: at most three timings\nmemory: parameters, gradients, moments, "
       "states and "
       "scratch held at the end\n");
+  if (const std::string slower = slowdown(rates, rates_after); !slower.empty()) {
+    job.report += concat(slower, "\n");
+  }
   for (const BenchRow& row : rows) {
     if (row.planned == 0) continue;
     job.report += concat("within ", format_bytes(options.common.max_memory), ": ", row.name, ", ",
@@ -226,13 +251,15 @@ void bench(const BenchOptions& options, Job& job) {
   }
   for (const std::string& line : left_out) job.report += concat("left out: ", line, "\n");
   if (options.common.out.empty()) return;
-  Json json = {{"device", device},
-               {"activations", type},
-               {"threads", threads},
-               {"copy_bytes_per_second", rates.copy_bytes},
-               {"gemm_flops_per_second", rates.gemm_flops},
-               {"exps_per_second", rates.exps},
-               {"rows", Json::array()}};
+  Json json = {{"device", device}, {"activations", type}, {"threads", threads}};
+  const auto put_rates = [](Json& to, const MachineRates& from) {
+    to["copy_bytes_per_second"] = from.copy_bytes;
+    to["gemm_flops_per_second"] = from.gemm_flops;
+    to["exps_per_second"] = from.exps;
+  };
+  put_rates(json, rates);
+  put_rates(json["at_end"], rates_after);
+  json["rows"] = Json::array();
   for (const BenchRow& row : rows) json["rows"].push_back(to_json(row));
   TextWriter writer(options.common.out);
   writer.write(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");

@@ -60,6 +60,12 @@ struct MachineRates {
   double exps = 0;
 };
 
+/// "copy 3TB/s, matrix product 700TFLOP/s, exponentials 3.6T/s".
+std::string to_text(const MachineRates& rates);
+/// What to say of a machine some of whose rates fell by more than a twentieth, by heat, power or
+/// other programs: a sentence, else nothing.
+std::string slowdown(const MachineRates& before, const MachineRates& after);
+
 /// Work that no implementation avoids.
 struct Work {
   double bytes = 0;

@@ -5,6 +5,8 @@
 
 #include <set>
 
+#include "tests/pipelines/pipeline_fixture.h"
+
 namespace gmamba::test {
 namespace {
 
@@ -14,6 +16,32 @@ TEST(Bench, FloorsFollowTheUnitsOfTheDevice) {
   const Work work = {.bytes = 2e9, .flops = 1e11, .exps = 3e9};
   EXPECT_DOUBLE_EQ(work.floor(kRates, true), 3);   // side by side: the slowest unit
   EXPECT_DOUBLE_EQ(work.floor(kRates, false), 4);  // products and exponentials in turn
+}
+
+TEST(Bench, SaysWhatBecameSlower) {
+  EXPECT_EQ(slowdown(kRates, kRates), "");
+  EXPECT_EQ(slowdown(kRates, {.copy_bytes = 0.96e9, .gemm_flops = 2e11, .exps = 0.96e9}), "");
+  EXPECT_EQ(slowdown(kRates, {.copy_bytes = 0.9e9, .gemm_flops = 1e11, .exps = 0.5e9}),
+            "the machine became slower meanwhile: copy by 10%, exponentials by 50%; later rows are "
+            "slower for it");
+}
+
+class BenchReport : public PipelineTest {};
+
+TEST_F(BenchReport, EndsWithRatesMeasuredAgain) {
+  BenchOptions options;
+  options.common.out = path("bench.json");
+  options.part = BenchPart::kKernels;
+  options.tokens = 64;
+  options.d_model = 16;
+  options.repeats = 1;
+  Job job;
+  bench(options, job);
+  EXPECT_NE(job.report.find("\nmeasured again at the end: copy "), std::string::npos);
+  const Json json = Json::parse(slurp(path("bench.json")));
+  EXPECT_GT(json["exps_per_second"].get<double>(), 0);
+  EXPECT_GT(json["at_end"]["exps_per_second"].get<double>(), 0);
+  EXPECT_GT(json["rows"].size(), 10U);
 }
 
 TEST(Bench, MeasuresEveryOperationAndModel) {
