@@ -112,14 +112,14 @@ inline int64_t warp_channels(int64_t d_state) {
 }
 
 /// How the outputs are cut: chunks of time, and the kernel that walks them.
-enum class Walk {
+enum class OutputsKernel {
   kTwo,    // warps with two channels a lane
   kFour,   // with four
   kJoint,  // teams of warps with one
 };
 struct OutputsCut {
   Chunks chunks;
-  Walk walk = Walk::kTwo;
+  OutputsKernel kernel = OutputsKernel::kTwo;
 };
 /// few_states: there are kernels for few (bf16, a copy unit). A warp of kFour does the work of two
 /// of kTwo, one of kJoint half of it: kJoint has the longest chunks, which are cheaper to
@@ -134,12 +134,12 @@ inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t batch, int64
   const int64_t units = batch * ceil_div(d_inner, warp_channels(d_state));
   if (few_states) {
     const int64_t wide = batch * ceil_div(d_inner, 128);
-    if (d_state <= 8 && units >= most) return {{1, length}, Walk::kTwo};
+    if (d_state <= 8 && units >= most) return {{1, length}, OutputsKernel::kTwo};
     if (d_state <= 8 && ceil_div(d_inner, 64) % 2 == 0) {
       const Chunks chunks = cut_evenly(length, wide, most);
-      if (chunks.count > 1 && chunks.length >= kLong) return {chunks, Walk::kFour};
+      if (chunks.count > 1 && chunks.length >= kLong) return {chunks, OutputsKernel::kFour};
     }
-    return {cut_evenly(length, wide, sms * kJointTeams), Walk::kJoint};
+    return {cut_evenly(length, wide, sms * kJointTeams), OutputsKernel::kJoint};
   }
   const Chunks full = cut_evenly(length, units, most);
   return {full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8)};

@@ -178,7 +178,7 @@ std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>
 /// Starts the kernel of the outputs that `wanted` names if the copy unit reaches all arrays, else
 /// the one of copies.
 template <class T, int kStates, int kSplit>
-void start_outputs(Context& ctx, const ForwardArgs<T>& p, Walk wanted) {
+void start_outputs(Context& ctx, const ForwardArgs<T>& p, OutputsKernel wanted) {
   constexpr bool kFew = kFewStates<T, kStates * kSplit>;
   constexpr bool kMayBeReady = sizeof(T) == 2;
   const auto teams = [&](int64_t width) {
@@ -193,7 +193,7 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, Walk wanted) {
     return true;
   };
   if constexpr (kFew) {
-    if (wanted == Walk::kJoint) {
+    if (wanted == OutputsKernel::kJoint) {
       using S = ForwardJointShape<kStates>;
       if (const auto maps = forward_maps(ctx, p, S::kRows, S::kWidth, kStates)) {
         const auto kernel = p.ready ? scan_forward_joint_kernel<kStates, true>
@@ -208,7 +208,7 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, Walk wanted) {
       const auto kernel =
           p.ready ? scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, true>
                   : scan_forward_bulk_kernel<T, kStates, kSplit, 4, kForwardTeams, false>;
-      if (wanted == Walk::kFour &&
+      if (wanted == OutputsKernel::kFour &&
           start(std::integral_constant<int, 4>{}, [&](int) { return kernel; })) {
         return;
       }
@@ -251,7 +251,7 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
   const OutputsCut cut = known.rows.empty()
                              ? cut_outputs(ctx, p.length, p.batch, p.d_inner, p.d_state, few_states)
                              : OutputsCut{{args.known.dim(1), args.mark_every},
-                                          few_states ? Walk::kJoint : Walk::kTwo};
+                                          few_states ? OutputsKernel::kJoint : OutputsKernel::kTwo};
   const Chunks& chunks = cut.chunks;
   p.chunks = chunks.count;
   p.chunk_length = chunks.length;
@@ -266,7 +266,7 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     p.start_is_late = true;
   }
   over_states(p.d_state, [&]<int kStates, int kSplit>() {
-    start_outputs<T, kStates, kSplit>(ctx, p, cut.walk);
+    start_outputs<T, kStates, kSplit>(ctx, p, cut.kernel);
   });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
                p.d_state, ", ", p.chunks, " chunks");
