@@ -21,6 +21,7 @@ constexpr uint32_t kCastagnoli = 0x82F63B78U;  // 0x1EDC6F41 with its bits rever
 constexpr uint32_t kMaskDelta = 0xA282EAD8U;
 constexpr const char* kFileVersion = "brain.Event:2";
 constexpr std::string_view kStem = "events.out.tfevents.";
+constexpr size_t kDigits = 10;  // of the second in a name
 
 constexpr std::array<uint32_t, 256> crc_table() {
   std::array<uint32_t, 256> table{};
@@ -96,13 +97,14 @@ std::string host_name() {
   return host;
 }
 
-/// The second that the name of an event file gives; -1 for another name.
+/// The second that the name of an event file gives, in kDigits digits; -1 for another name.
 int64_t second_of(std::string_view name) {
   if (!name.starts_with(kStem)) return -1;
   name.remove_prefix(kStem.size());
+  if (name.size() <= kDigits || name[kDigits] != '.') return -1;
   int64_t second = -1;
-  const auto [end, problem] = std::from_chars(name.data(), name.data() + name.size(), second);
-  return problem == std::errc() && end != name.data() + name.size() && *end == '.' ? second : -1;
+  const auto [end, problem] = std::from_chars(name.data(), name.data() + kDigits, second);
+  return problem == std::errc() && end == name.data() + kDigits ? second : -1;
 }
 
 }  // namespace
@@ -130,11 +132,12 @@ EventFile::EventFile(const std::filesystem::path& folder, double wall_time) {
   create_folders(folder);
   int64_t second = std::llround(wall_time);
   std::error_code ignored;  // a folder that can't be listed, of which writing will tell
-  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
-    second = std::max(second, second_of(entry.path().filename().string()) + 1);
+  for (std::filesystem::directory_iterator entry(folder, ignored), end; entry != end;
+       entry.increment(ignored)) {
+    second = std::max(second, second_of(entry->path().filename().string()) + 1);
   }
   std::string digits = std::to_string(second);
-  if (digits.size() < 10) digits.insert(0, 10 - digits.size(), '0');
+  if (digits.size() < kDigits) digits.insert(0, kDigits - digits.size(), '0');
   const std::string stem = concat(kStem, digits, ".", host_name(), ".", ::getpid(), ".");
   for (int n = 0; path_.empty() || path_exists(path_); ++n) path_ = folder / concat(stem, n);
   file_.open(path_, std::ios::binary | std::ios::app);

@@ -80,7 +80,9 @@ TEST_F(EventFileTest, ALaterFileIsBehindAllThatAreThere) {
   const EventFile second(path("board"), 1700000000);
   EXPECT_LT(first.path(), second.path());
   std::ofstream(path("board") + "/events.out.tfevents.1700000009.zz.99999999.7") << "x";
-  std::ofstream(path("board") + "/events.out.tfevents.notes") << "x";
+  for (const char* other : {"notes", "99999999999.a.1.0", "9999999999", "-999999999.a.1.0"}) {
+    std::ofstream(path("board") + "/events.out.tfevents." + other) << "x";
+  }
   const EventFile third(path("board"), 1700000003);
   EXPECT_EQ(third.path().filename().string().find("events.out.tfevents.1700000010."), 0U);
   const EventFile fourth(path("board"), 1800000000);
