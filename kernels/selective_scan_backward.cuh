@@ -36,6 +36,9 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
   constexpr int kThreads = kWarps * 32;
   extern __shared__ __align__(16) float block_shared[];
   after_previous_kernel();
+  const auto meet = [] {  // all warps of the team
+    sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+  };
   // of the team, found again where registers are short
   const auto shared = [&] {
     return block_shared + again(static_cast<int>(threadIdx.x)) / kThreads * (S::kBytes / 4);
@@ -211,7 +214,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
       }
     }
     tokens.store(tokens_of_tile());
-    sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+    meet();
     if (kFast && first_row > 0) bring_tile(first_row - kSub);
 
     const auto slot_of = [&](int k, int c) { return mine + S::slot(k) + c * 128 + lane * 4; };
@@ -442,7 +445,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
       store_shared(mine + S::kParameters + 128 + lane * 4, dbias);
     }
 
-    sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+    meet();
     // dB and dC over the warps; what the next sub-chunk overwrites is behind its barrier
     float* const partial = p.dBC + ((block * p.batch + b) * p.length + t0) * 2 * kColumns;
     for (int i = static_cast<int>(threadIdx.x) % kThreads; i < kSub * 2 * kColumns / 4;

@@ -99,6 +99,9 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
   const auto same = [](int value) { return kApart ? __shfl_sync(kFullWarp, value, 0) : value; };
   const int team = same(static_cast<int>(threadIdx.x) / kThreads);
   uint32_t* const words = block_words + team * (S::kBytes / 4);
+  const auto meet = [] {  // all warps of the team
+    sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+  };
   // found again behind the windows, for want of registers
   const auto words_again = [&] {
     return block_words + again(static_cast<int>(threadIdx.x)) / kThreads * (S::kBytes / 4);
@@ -199,7 +202,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
     put(kBefore, chunk == 0 && !p.dstate_in.empty() ? p.dstate_in.at(b, 0) : nullptr);
     put(kPartial, p.dBC + ((block * p.batch + b) * p.length + begin) * 2 * kStates);
   }
-  sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+  meet();
   char* const* const bases = reinterpret_cast<char* const*>(words + S::kBasesFrom);
   const auto bases_again = [&] {
     return reinterpret_cast<char* const*>(words_again() + S::kBasesFrom);
@@ -344,7 +347,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       parity ^= static_cast<uint32_t>(stage);
     } else {
       wait_for_copies<0>();
-      sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+      meet();
     }
 
     prepare_positions<kStates, kApart, kGated, kReady>(words, raw, rows, found_again(thread));
@@ -352,7 +355,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       if (first_row >= kTile) fetch(first_row - kTile, stage ^ 1);
     }
     if constexpr (S::kSplit > 1) {
-      sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+      meet();
     } else {
       __syncwarp();
     }
@@ -553,7 +556,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       reach_barrier(shared_address(words + S::kTurn));
       __syncwarp();
     } else {
-      sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+      meet();
     }
 
     finish_positions<kStates, kApart, kGated, kReady>(
@@ -584,7 +587,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
       }
     }
   }
-  sync_team(again(static_cast<int>(threadIdx.x)) / kThreads, kThreads);
+  meet();
   for (int i = thread % (32 * S::kSplit); i < 2 * kWidth; i += 32 * S::kSplit) {
     const int which = i / kWidth;
     const int channel = i % kWidth;
