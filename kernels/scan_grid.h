@@ -36,4 +36,19 @@ inline TeamGrid team_grid(int64_t units, int64_t sms, int most, int bytes, int m
   return grid;
 }
 
+/// The same for teams that need nothing of each other but in memory, so that those of a block may
+/// be any number and take turns: where they fill the machine once at most, and where `in_turns`,
+/// all of an SM are one block, and there are no more blocks than SMs.
+inline TeamGrid turns_grid(int64_t units, int64_t sms, int most, int bytes, int most_bytes,
+                           bool in_turns) {
+  TeamGrid grid;
+  grid.teams = static_cast<int>(std::clamp<int64_t>((units + sms - 1) / sms, 1, most));
+  const bool once = units <= sms * most;
+  if ((once || in_turns) && grid.teams * bytes <= most_bytes) grid.of_block = grid.teams;
+  // blocks of one team of many are as many as have room; all others have an SM of their own
+  const int blocks = grid.of_block == grid.teams ? 1 : most;
+  grid.bytes = spread(grid.of_block * bytes, blocks, most_bytes);
+  return grid;
+}
+
 }  // namespace gmamba::cuda::scan

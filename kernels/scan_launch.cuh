@@ -152,8 +152,8 @@ inline int summary_width(int64_t d_inner, int64_t d_state) {
   return static_cast<int>(ceil_div(ceil_div(d_inner, ceil_div(d_inner, widest)), 8) * 8);
 }
 
-/// Blocks of the summary on tensor cores on an SM.
-constexpr int summary_mma_blocks(int64_t d_state) {
+/// Teams of the summary on tensor cores on an SM.
+constexpr int summary_mma_teams(int64_t d_state) {
   return d_state <= 16 ? 4 : d_state <= 32 ? 3 : 2;
 }
 
@@ -171,7 +171,7 @@ inline ChunkPieces cut_chunk(Context& ctx, int64_t length, int64_t borders, int6
   const int64_t sms = multiprocessors(ctx);
   const int64_t blocks =
       borders * ceil_div(d_inner, mma ? 16 * kSummaryMmaWarps : summary_width(d_inner, d_state));
-  const int64_t capacity = sms * (mma ? summary_mma_blocks(d_state) : kSummaryBlocks);
+  const int64_t capacity = sms * (mma ? summary_mma_teams(d_state) : kSummaryBlocks);
   const int64_t wanted = std::max<int64_t>(1, capacity / std::max<int64_t>(1, blocks));
   const int64_t shortest = std::max<int64_t>(1, length / kShortest);
   if (length < kLong || mma) return {static_cast<int>(std::min(wanted, shortest)), 0};
@@ -263,22 +263,35 @@ void start_summary(Context& ctx, const SummaryArgs<T>& p, int64_t units) {
   start_overlapping(stream_of(ctx), kernel, grid_of(units * ceil_div(p.d_inner, p.width)),
                     kSummaryThreads, bytes, p);
 }
+/// True where warps of the summary on tensor cores should take turns, chunks being of `length`
+/// positions. Walks of fewer are soon over, and what a turn begins with is then better hidden by
+/// another block; over longer ones the warps that read the same lines of memory drift apart.
+inline bool take_turns(int64_t length) {
+  constexpr int64_t kShort = 768;
+  constexpr int64_t kLong = 2048;
+  return length >= kShort && length <= kLong;
+}
 /// The same on tensor cores.
 template <bool kGradient, int kStates, bool kPaired>
-void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {
-  constexpr int kBlocks = summary_mma_blocks(kStates);
+void start_summary_mma(Context& ctx, SummaryArgs<bf16> p, int64_t units) {
+  constexpr int kTeams = summary_mma_teams(kStates);
   using S = SummaryMmaShape<kStates, kGradient>;
-  const int bytes = spread(kSummaryMmaWarps * S::kBytes, kBlocks, most_shared_bytes(ctx));
-  const auto kernel = with_shared_memory(
-      p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kPaired, kBlocks>
-      : kGradient && !p.z.empty()
-          ? scan_summary_mma_kernel<kStates, kGradient, kGradient, false, kPaired, kBlocks>
-          : scan_summary_mma_kernel<kStates, kGradient, false, false, kPaired, kBlocks>,
-      bytes);
   const int64_t warps = units * ceil_div(p.d_inner, S::kWidth);
   require_countable(warps);
-  start_overlapping(stream_of(ctx), kernel, grid_of(ceil_div(warps, kSummaryMmaWarps)),
-                    kSummaryMmaWarps * 32, bytes, p);
+  const int64_t teams = ceil_div(warps, kSummaryMmaWarps);
+  p.teams = static_cast<uint32_t>(teams);
+  const int64_t sms = multiprocessors(ctx);
+  const TeamGrid grid = turns_grid(teams, sms, kTeams, S::kTeamBytes, most_shared_bytes(ctx),
+                                   take_turns(p.chunk_length));
+  const bool shared = grid.of_block == grid.teams;
+  const auto kernel = with_shared_memory(
+      p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kPaired, kTeams>
+      : kGradient && !p.z.empty()
+          ? scan_summary_mma_kernel<kStates, kGradient, kGradient, false, kPaired, kTeams>
+          : scan_summary_mma_kernel<kStates, kGradient, false, false, kPaired, kTeams>,
+      grid.bytes);
+  start_overlapping(stream_of(ctx), kernel, grid_of(shared ? std::min(sms, teams) : teams),
+                    grid.of_block * kSummaryMmaWarps * 32, grid.bytes, p);
 }
 template <bool kGradient, int kStates>
 void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {

@@ -141,6 +141,23 @@ __device__ inline void bring_line(const void* from) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
 }
 
+// ---- turns of warps
+
+__device__ inline void store_word(uint32_t address, uint32_t value) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+__device__ inline uint32_t load_word(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+/// How many turns were taken before this one.
+__device__ inline uint32_t take_turn(uint32_t counter) {
+  uint32_t before;
+  asm volatile("atom.shared.add.u32 %0, [%1], 1;" : "=r"(before) : "r"(counter) : "memory");
+  return before;
+}
+
 // ---- for the compiler
 
 /// The same number, of which the compiler can keep nothing derived: what is cheap to find again

@@ -238,7 +238,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
           for (int c = 0; c < kChannels; ++c) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-              h[c][j] = fmaf(ex2(d[c] * A[c][j]), h[c][j], x[c] * B[j]);
+              h[c][j] = fmaf(decay(d[c], A[c][j]), h[c][j], x[c] * B[j]);
             }
           }
         }
@@ -283,7 +283,7 @@ __global__ void __launch_bounds__(kTeams* kWarps * 32, 1)
           y[c] = 0.0F;
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            a[s][c][j] = ex2(d[c] * A[c][j]);
+            a[s][c][j] = decay(d[c], A[c][j]);
             const float after = fmaf(a[s][c][j], h[s][c][j], x[c] * B[j]);
             y[c] = fmaf(C[j], after, y[c]);
             v[j] = fmaf(g[c], after, v[j]);

@@ -389,7 +389,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
             mma_k8(input, x[sub_of(k)], q == s ? b_column[part_of(k)] : 0U);
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-              h[k][j] = fmaf(ex2(d[sub_of(k)][j / 2] * A[k][j]), h[k][j], input[j]);
+              h[k][j] = fmaf(decay(d[sub_of(k)][j / 2], A[k][j]), h[k][j], input[j]);
             }
           }
         }
@@ -430,7 +430,7 @@ __device__ __forceinline__ void scan_backward_mma(const BackwardArgs<bf16>& p,
           for (int k = 0; k < 2; ++k) {
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-              a[s][k][j] = ex2(d[sub_of(k)][j / 2] * A[k][j]);
+              a[s][k][j] = decay(d[sub_of(k)][j / 2], A[k][j]);
               left[s][k][j] = a[s][k][j] * h[k][j];
             }
             mma_k8(h[k], left[s][k], x[sub_of(k)], q == s ? b_column[part_of(k)] : 0U);

@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
   const int thread = static_cast<int>(threadIdx.x) % kThreads;
   const auto meet = [&] { sync_team(team, kThreads); };
   const uint32_t groups = (p.d_inner + kWidth - 1) / kWidth;
-  uint32_t unit = blockIdx.x * (blockDim.x / kThreads) + team;  // below 2^32, see start_teams
+  // below 2^32, see start_teams; chunks that are a tile longer lie on as many SMs as there are
+  uint32_t unit = team * gridDim.x + blockIdx.x;
   const int group = static_cast<int>(unit % groups) * kWidth;
   unit /= groups;
   const int64_t chunk = unit % static_cast<uint32_t>(p.chunks);

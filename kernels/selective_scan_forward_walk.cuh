@@ -154,7 +154,7 @@ struct ForwardLane {
           load_shared(B + n, b);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
-            h[i][n + k] = fmaf(ex2(d[i] * A[i][n + k]), h[i][n + k], x[i] * b[k]);
+            h[i][n + k] = fmaf(decay(d[i], A[i][n + k]), h[i][n + k], x[i] * b[k]);
           }
         }
       }

@@ -57,9 +57,11 @@ struct SummaryArgs {
   int width = 0;  // channels of a block
   // for the kernel on tensor cores: how many parts of the channels are begun one behind the other,
   // each over all chunks, so that the last warps to begin are of channels that forget fast where
-  // slow ones come first; whether the warps of a block keep within a few windows of each
-  // other, and bytes from a window to the next in each array
+  // slow ones come first; how many teams of warps there are, each with a chunk and channels of its
+  // own; whether the warps of a block keep within a few windows of each other, and bytes from a
+  // window to the next in each array
   int parts = 1;
+  uint32_t teams = 0;
   bool together = false;
   int64_t next_x = 0, next_delta = 0, next_z = 0, next_w = 0;
   Vectors vectors;

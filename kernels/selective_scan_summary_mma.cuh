@@ -27,8 +27,10 @@
 /// Memory  the four warps of a block read sectors of the same lines, so a copy asks for the whole
 ///         line to be brought into the second-level cache, and over long walks the warps wait for
 ///         each other now and then: lines that they read at times far apart would come twice
-/// Launch  one warp per (batch row, chunk, group of channels), channels fastest within each of a
-///         number of parts, 4 warps per block
+/// Launch  one turn of a warp per (batch row, chunk, group of channels), channels fastest within
+///         each of a number of parts; a team of four warps takes those that follow on each other.
+///         Blocks of one team, or of all that share an SM: then their first, second, third and last
+///         warps take the block's turns as they come free
 /// Floor   memory as for the other kernel; issue: 252 slots per window and warp far from the start
 ///         of the walk (16 states, pairs of two terms), 32 per channel-position, 0.51 ms for 2^20
 ///         positions of 512 channels if all of them are walked
@@ -39,7 +41,7 @@
 
 namespace gmamba::cuda::scan {
 
-constexpr int kSummaryMmaWarps = 4;
+constexpr int kSummaryMmaWarps = kTeamWarps;
 /// Windows from the start of a walk on which two terms may do; not asked before.
 constexpr int kFarWindows = 48;
 /// Windows from there on which two may be taken as one, and how long it is left after two were not.
@@ -61,6 +63,9 @@ struct SummaryMmaShape {
   static constexpr int kHalf = 64;  // bytes between the halves
   static constexpr int kStage = kArrays * kTile + kTokens + (kPairs ? kHalf : 0);
   static constexpr int kBytes = kStages * kStage;  // of a warp
+  // of a team, with a counter for each of its warps (the first team's are the block's) and a place
+  // for a number
+  static constexpr int kTeamBytes = kSummaryMmaWarps * (kBytes + 8);
 };
 
 /// Where piece `piece` (of kPieces in a row, 16 bytes each) of a row lies, so that eight rows of
@@ -77,51 +82,64 @@ __device__ inline int row_of_position(int position) {
   return position % 4 / 2 * 8 + position / 4 * 2 + position % 2;
 }
 
-/// kReady: delta comes behind bias and softplus. kPaired: chunks have windows that may be taken as
-/// one with the next; short ones are spared the choice.
-template <int kStates, bool kGradient, bool kGated, bool kReady, bool kPaired, int kBlocksPerSm>
-__global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
-    scan_summary_mma_kernel(const SummaryArgs<bf16> p) {
+/// What a warp of a team summarises: a chunk of a batch row, and its channels from `first` on.
+/// `team` counts them all, `warp` is that of the team.
+template <int kWidth>
+struct SummaryTask {
+  int first;
+  int64_t b = 0, chunk;
+
+  __device__ SummaryTask(const SummaryArgs<bf16>& p, uint32_t team, int warp) {
+    const int groups = (p.d_inner + kWidth - 1) / kWidth;
+    uint32_t unit = team * kSummaryMmaWarps + warp;  // below 2^32, see start_summary_mma
+    uint32_t group = unit % groups;
+    unit /= groups;
+    if (p.parts > 1) {
+      const uint32_t wide = groups / (kSummaryMmaWarps * p.parts);  // teams of a part and chunk
+      const uint32_t of_part = p.teams / p.parts;
+      const uint32_t rest = team % of_part;
+      group = (team / of_part * wide + rest % wide) * kSummaryMmaWarps + warp;
+      unit = rest / wide;
+    }
+    first = static_cast<int>(group) * kWidth;
+    int piece = 0;
+    if (p.count > 1) {
+      piece = static_cast<int>(unit % p.count);
+      unit /= p.count;
+    }
+    if (const uint32_t stretches = p.stretches; unit >= stretches) {
+      b = unit / stretches;
+      unit %= stretches;
+    }
+    chunk = static_cast<int64_t>(unit + p.first_stretch) * p.stretch + p.from + piece;
+  }
+  __device__ bool exists(const SummaryArgs<bf16>& p) const {
+    return b < p.batch && chunk < p.chunks;
+  }
+};
+
+/// What the kernel does for one warp of team `team`, whose tiles begin at `tiles` and whose place
+/// to keep a number at `note`, both in shared memory.
+template <int kStates, bool kGradient, bool kGated, bool kReady, bool kPaired>
+__device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team,
+                                       unsigned char* tiles, uint32_t note) {
   using S = SummaryMmaShape<kStates, kGradient>;
   using Walk = SummaryWalk<kStates>;
+  using Task = SummaryTask<S::kWidth>;
   static_assert(S::kPairs || !kPaired);
   constexpr int kBlocks = Walk::kBlocks;
-  extern __shared__ __align__(16) unsigned char summary_shared[];
-
-  wait_for_previous_kernel();
-  let_next_kernel_begin();  // in this order for those who read ahead behind the combination
   // unsigned, for these are found again where registers are short
   const int lane = static_cast<int>(threadIdx.x % 32U);
-  const int warp = static_cast<int>(threadIdx.x / 32U);
+  const int warp = static_cast<int>(threadIdx.x / 32U % kSummaryMmaWarps);
   const int g = static_cast<int>(threadIdx.x % 32U / 4U);
   const int q = static_cast<int>(threadIdx.x % 4U);
-  const int groups = (p.d_inner + S::kWidth - 1) / S::kWidth;
-  uint32_t unit = blockIdx.x * kSummaryMmaWarps + warp;  // below 2^32, see start_summary_mma
-  uint32_t group = unit % groups;
-  unit /= groups;
-  if (p.parts > 1) {
-    const uint32_t wide = groups / (kSummaryMmaWarps * p.parts);  // blocks of a part and chunk
-    const uint32_t of_part = gridDim.x / p.parts;
-    const uint32_t rest = blockIdx.x % of_part;
-    group = (blockIdx.x / of_part * wide + rest % wide) * kSummaryMmaWarps + warp;
-    unit = rest / wide;
-  }
-  const int first = static_cast<int>(group) * S::kWidth;
-  int piece = 0;
-  if (p.count > 1) {
-    piece = static_cast<int>(unit % p.count);
-    unit /= p.count;
-  }
-  int64_t b = 0;
-  if (const uint32_t stretches = p.stretches; unit >= stretches) {
-    b = unit / stretches;
-    unit %= stretches;
-  }
-  const int64_t chunk = static_cast<int64_t>(unit + p.first_stretch) * p.stretch + p.from + piece;
-  if (b >= p.batch || chunk >= p.chunks) return;
-  const int64_t row = b * p.chunks + chunk;
-  const int64_t begin = chunk_begin(chunk, p.chunk_length, p.longer);
-  const int steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
+  const Task task(p, team, warp);
+  if (!task.exists(p)) return;
+  if (lane == 0) store_word(note, team);
+  const int first = task.first;
+  const int64_t b = task.b;
+  const int64_t begin = chunk_begin(task.chunk, p.chunk_length, p.longer);
+  const int steps = chunk_steps(task.chunk, p.chunk_length, p.longer, p.length);
   const int windows = (steps + S::kRows - 1) / S::kRows;
 
   Walk walk;
@@ -144,7 +162,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   }
 
   // copies: a lane has one piece of 16 bytes of x, delta and z, and kPieces / 2 of w
-  const auto shared = shared_address(summary_shared + warp * S::kBytes);
+  const auto shared = shared_address(tiles);
   const int copy_row = lane / 2;
   const int copy_column = lane % 2 * 8;
   // distances that the assembler would find again for every window, if it knew how
@@ -224,7 +242,7 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
   // what the short way never writes
   if (first + S::kWidth > p.d_inner || p.d_state < kStates) {
     for (int i = lane; i < S::kBytes / 16; i += 32) {
-      reinterpret_cast<uint4*>(summary_shared + warp * S::kBytes)[i] = uint4{};
+      reinterpret_cast<uint4*>(tiles)[i] = uint4{};
     }
     __syncwarp();
   }
@@ -387,9 +405,12 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
     ++i;
   }
   wait_for_copies<0>();
+  // found again: these would have to be kept over the walk
+  const Task done(p, load_word(note), warp);
+  const int64_t row = done.b * p.chunks + done.chunk;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
-    const int e = first + g + 8 * c;
+    const int e = done.first + g + 8 * c;
     if (e >= p.d_inner) continue;
     float* const to = p.state.at(row, e) + 2 * q;
 #pragma unroll
@@ -400,6 +421,36 @@ __global__ void __launch_bounds__(kSummaryMmaWarps * 32, kBlocksPerSm)
       store_shared(to + k * 8, pair);
     }
     if (q == 0) p.delta_sum[row * p.d_inner + e] = (kReady ? 1.0F : kLn2) * walk.behind[c];
+  }
+}
+
+/// kReady: delta comes behind bias and softplus. kPaired: chunks have windows that may be taken as
+/// one with the next; short ones are spared the choice. kTeams: on an SM at most.
+template <int kStates, bool kGradient, bool kGated, bool kReady, bool kPaired, int kTeams>
+__global__ void __launch_bounds__(kTeams* kSummaryMmaWarps * 32, 1)
+    scan_summary_mma_kernel(const SummaryArgs<bf16> p) {
+  using S = SummaryMmaShape<kStates, kGradient>;
+  extern __shared__ __align__(16) unsigned char summary_shared[];
+  const uint32_t warp = threadIdx.x / 32U;
+  const uint32_t warps = blockDim.x / 32U;
+  // how many turns have been taken by the first, second, third and last warps of teams, and a
+  // number of each warp
+  const uint32_t counters = shared_address(summary_shared + warps * S::kBytes);
+  const uint32_t taken = counters + warp % kSummaryMmaWarps * 4;
+  const uint32_t note = counters + (kSummaryMmaWarps + warp) * 4;
+  if (warp < kSummaryMmaWarps && threadIdx.x % 32U == 0) {
+    store_word(taken, warps / kSummaryMmaWarps);
+  }
+  __syncthreads();
+  wait_for_previous_kernel();
+  let_next_kernel_begin();  // in this order for those who read ahead behind the combination
+  uint32_t turn = warp / kSummaryMmaWarps;
+#pragma unroll 1
+  while (turn * gridDim.x + blockIdx.x < p.teams) {
+    summarise_chunk<kStates, kGradient, kGated, kReady, kPaired>(
+        p, turn * gridDim.x + blockIdx.x, summary_shared + warp * S::kBytes, note);
+    if (threadIdx.x % 32U == 0) turn = take_turn(taken);
+    turn = __shfl_sync(kFullWarp, turn, 0);  // all have left the tiles
   }
 }
 

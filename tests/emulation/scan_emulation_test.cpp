@@ -530,7 +530,11 @@ double summary_error(const SummaryCase& test) {
   p.next_w = kWindow * N;
   p.vectors = {true, true, N % 8 == 0, true};
   const int64_t warps = chunks * ((E + 15) / 16);
-  emulation::launch((warps + kSummaryMmaWarps - 1) / kSummaryMmaWarps, kSummaryMmaWarps * 32, [&] {
+  p.teams = static_cast<uint32_t>((warps + kSummaryMmaWarps - 1) / kSummaryMmaWarps);
+  // where warps don't meet, blocks of two teams whose warps take turns
+  const int of_block = test.together ? 1 : 2;
+  const int64_t blocks = test.together ? p.teams : (p.teams + 2) / 3;
+  emulation::launch(blocks, of_block * kSummaryMmaWarps * 32, [&] {
     scan_summary_mma_kernel<kStates, kGradient, kGradient, kReady, kPaired, 4>(p);
   });
   std::vector<float> some;

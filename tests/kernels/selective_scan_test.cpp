@@ -131,6 +131,7 @@ TEST(SelectiveScan, TeamsShareABlockWhereTheyFillAGpuOnceAndItHasTheMemory) {
     EXPECT_EQ(grid.of_block, of_block);
     EXPECT_EQ(grid.bytes, kilobytes * kKb);
   };
+  using cuda::scan::turns_grid;
   const int h100 = 227 * kKb;
   expect(team_grid(396, 132, 3, 72 * kKb, h100), 3, 3, 216);  // just once
   expect(team_grid(265, 132, 3, 72 * kKb, h100), 3, 3, 216);  // in part
@@ -140,6 +141,14 @@ TEST(SelectiveScan, TeamsShareABlockWhereTheyFillAGpuOnceAndItHasTheMemory) {
   expect(team_grid(0, 132, 3, 72 * kKb, h100), 1, 1, 114);
   expect(team_grid(324, 108, 3, 72 * kKb, 163 * kKb), 3, 1, 72);  // no memory for three
   expect(team_grid(80, 82, 3, 72 * kKb, 99 * kKb), 1, 1, 99);     // what a block may have
+
+  expect(turns_grid(528, 132, 4, 40 * kKb, h100, false), 4, 4, 160);   // just once
+  expect(turns_grid(384, 132, 4, 40 * kKb, h100, false), 3, 3, 120);   // less
+  expect(turns_grid(100, 132, 4, 40 * kKb, h100, false), 1, 1, 114);   // one, and no second
+  expect(turns_grid(529, 132, 4, 40 * kKb, h100, false), 4, 1, 46);    // more, one by one
+  expect(turns_grid(529, 132, 4, 40 * kKb, h100, true), 4, 4, 160);    // in turns
+  expect(turns_grid(1, 82, 4, 40 * kKb, 99 * kKb, true), 1, 1, 99);    // what a block may have
+  expect(turns_grid(900, 82, 4, 40 * kKb, 99 * kKb, true), 4, 1, 46);  // no memory for four
 }
 
 TEST(SelectiveScan, OracleGradientsAreFiniteDifferences) {

@@ -134,6 +134,19 @@ inline void bring_line(const void*) {}
 template <int kPending>
 void wait_for_copies() {}
 
+inline void store_word(uint32_t address, uint32_t value) {
+  std::memcpy(emulation::SharedMemory::at(address, 4), &value, 4);
+}
+inline uint32_t load_word(uint32_t address) {
+  uint32_t value;
+  std::memcpy(&value, emulation::SharedMemory::at(address, 4), 4);
+  return value;
+}
+inline uint32_t take_turn(uint32_t counter) {
+  uint32_t* const taken = reinterpret_cast<uint32_t*>(emulation::SharedMemory::at(counter, 4));
+  return (*taken)++;
+}
+
 inline int again(int value) { return value; }
 template <class T>
 void move_bytes(const T*& pointer, int64_t bytes) {
