@@ -282,7 +282,7 @@ void start_summary_mma(Context& ctx, SummaryArgs<bf16> p, int64_t units) {
   p.teams = static_cast<uint32_t>(teams);
   const int64_t sms = multiprocessors(ctx);
   const TeamGrid grid = turns_grid(teams, sms, kTeams, S::kTeamBytes, most_shared_bytes(ctx),
-                                   take_turns(p.chunk_length));
+                                   S::kTurns && take_turns(p.chunk_length));
   const bool shared = grid.of_block == grid.teams;
   const auto kernel = with_shared_memory(
       p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kPaired, kTeams>

@@ -61,6 +61,8 @@ struct SummaryMmaShape {
   // different banks as windows do not begin on multiples of 128 bytes. The other halves follow
   static constexpr bool kPairs = kPieces <= 2;
   static constexpr int kHalf = 64;  // bytes between the halves
+  // a warp may do several chunks, one after the other (more states have no registers for it)
+  static constexpr bool kTurns = kPairs;
   static constexpr int kStage = kArrays * kTile + kTokens + (kPairs ? kHalf : 0);
   static constexpr int kBytes = kStages * kStage;  // of a warp
   // of a team, with a counter for each of its warps (the first team's are the block's) and a place
@@ -135,7 +137,7 @@ __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team
   const int q = static_cast<int>(threadIdx.x % 4U);
   const Task task(p, team, warp);
   if (!task.exists(p)) return;
-  if (lane == 0) store_word(note, team);
+  if (S::kTurns && lane == 0) store_word(note, team);
   const int first = task.first;
   const int64_t b = task.b;
   const int64_t begin = chunk_begin(task.chunk, p.chunk_length, p.longer);
@@ -406,7 +408,7 @@ __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team
   }
   wait_for_copies<0>();
   // found again: these would have to be kept over the walk
-  const Task done(p, load_word(note), warp);
+  const Task done(p, S::kTurns ? load_word(note) : team, warp);
   const int64_t row = done.b * p.chunks + done.chunk;
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
@@ -432,25 +434,35 @@ __global__ void __launch_bounds__(kTeams* kSummaryMmaWarps * 32, 1)
   using S = SummaryMmaShape<kStates, kGradient>;
   extern __shared__ __align__(16) unsigned char summary_shared[];
   const uint32_t warp = threadIdx.x / 32U;
-  const uint32_t warps = blockDim.x / 32U;
-  // how many turns have been taken by the first, second, third and last warps of teams, and a
-  // number of each warp
-  const uint32_t counters = shared_address(summary_shared + warps * S::kBytes);
-  const uint32_t taken = counters + warp % kSummaryMmaWarps * 4;
-  const uint32_t note = counters + (kSummaryMmaWarps + warp) * 4;
-  if (warp < kSummaryMmaWarps && threadIdx.x % 32U == 0) {
-    store_word(taken, warps / kSummaryMmaWarps);
-  }
-  __syncthreads();
-  wait_for_previous_kernel();
-  let_next_kernel_begin();  // in this order for those who read ahead behind the combination
-  uint32_t turn = warp / kSummaryMmaWarps;
+  unsigned char* const tiles = summary_shared + warp * S::kBytes;
+  const auto summarise = [&](uint32_t turn, uint32_t note) {
+    summarise_chunk<kStates, kGradient, kGated, kReady, kPaired>(p, turn * gridDim.x + blockIdx.x,
+                                                                 tiles, note);
+  };
+  if constexpr (!S::kTurns) {
+    wait_for_previous_kernel();
+    let_next_kernel_begin();  // in this order for those who read ahead behind the combination
+    summarise(warp / kSummaryMmaWarps, 0);
+  } else {
+    const uint32_t warps = blockDim.x / 32U;
+    // how many turns have been taken by the first, second, third and last warps of teams, and a
+    // number of each warp
+    const uint32_t counters = shared_address(summary_shared + warps * S::kBytes);
+    const uint32_t taken = counters + warp % kSummaryMmaWarps * 4;
+    const uint32_t note = counters + (kSummaryMmaWarps + warp) * 4;
+    if (warp < kSummaryMmaWarps && threadIdx.x % 32U == 0) {
+      store_word(taken, warps / kSummaryMmaWarps);
+    }
+    __syncthreads();
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
+    uint32_t turn = warp / kSummaryMmaWarps;
 #pragma unroll 1
-  while (turn * gridDim.x + blockIdx.x < p.teams) {
-    summarise_chunk<kStates, kGradient, kGated, kReady, kPaired>(
-        p, turn * gridDim.x + blockIdx.x, summary_shared + warp * S::kBytes, note);
-    if (threadIdx.x % 32U == 0) turn = take_turn(taken);
-    turn = __shfl_sync(kFullWarp, turn, 0);  // all have left the tiles
+    while (turn * gridDim.x + blockIdx.x < p.teams) {
+      summarise(turn, note);
+      if (threadIdx.x % 32U == 0) turn = take_turn(taken);
+      turn = __shfl_sync(kFullWarp, turn, 0);  // all have left the tiles
+    }
   }
 }
 
