@@ -20,6 +20,7 @@ struct TeamGrid {
   int teams = 1;     // on an SM
   int of_block = 1;  // in a block
   int bytes = 0;     // of shared memory of a block
+  int64_t blocks = 0;
 };
 /// For `units` teams that need `bytes` each, of which `most` share one of `sms` SMs.
 ///   A scheduler issues from the oldest block that has something ready: of three blocks with equal
@@ -33,21 +34,28 @@ inline TeamGrid team_grid(int64_t units, int64_t sms, int most, int bytes, int m
   grid.teams = static_cast<int>(std::clamp<int64_t>((units + sms - 1) / sms, 1, most));
   if (grid.teams == most && units <= sms * most && most * bytes <= most_bytes) grid.of_block = most;
   grid.bytes = spread(grid.of_block * bytes, grid.teams / grid.of_block, most_bytes);
+  grid.blocks = (units + grid.of_block - 1) / grid.of_block;
   return grid;
 }
 
 /// The same for teams that need nothing of each other but in memory, so that those of a block may
-/// be any number and take turns: where they fill the machine once at most, and where `in_turns`,
-/// all of an SM are one block, and there are no more blocks than SMs.
+/// be any number and take turns: where `share`, all of an SM are one block, if it may have memory
+/// for them, and there are no more blocks than SMs.
 inline TeamGrid turns_grid(int64_t units, int64_t sms, int most, int bytes, int most_bytes,
-                           bool in_turns) {
+                           bool share) {
   TeamGrid grid;
-  grid.teams = static_cast<int>(std::clamp<int64_t>((units + sms - 1) / sms, 1, most));
-  const bool once = units <= sms * most;
-  if ((once || in_turns) && grid.teams * bytes <= most_bytes) grid.of_block = grid.teams;
-  // blocks of one team of many are as many as have room; all others have an SM of their own
-  const int blocks = grid.of_block == grid.teams ? 1 : most;
-  grid.bytes = spread(grid.of_block * bytes, blocks, most_bytes);
+  grid.blocks = units;
+  if (share) {
+    grid.teams = static_cast<int>(std::clamp<int64_t>((units + sms - 1) / sms, 1, most));
+    if (grid.teams * bytes <= most_bytes) {
+      grid.of_block = grid.teams;
+      grid.blocks = std::min(units, sms);
+      grid.bytes = spread(grid.of_block * bytes, 1, most_bytes);
+      return grid;
+    }
+  }
+  grid.teams = most;
+  grid.bytes = spread(bytes, most, most_bytes);
   return grid;
 }
 

@@ -201,8 +201,8 @@ void start_teams(Context& ctx, int64_t units, int most, int bytes, Choose&& at_m
   require_countable(units * kTeamWarps);
   const TeamGrid grid = team_grid(units, multiprocessors(ctx), most, bytes, most_shared_bytes(ctx));
   start_overlapping(stream_of(ctx), with_shared_memory(at_most(grid.teams), grid.bytes),
-                    grid_of(ceil_div(units, grid.of_block)), grid.of_block * kTeamWarps * 32,
-                    grid.bytes, arguments...);
+                    grid_of(grid.blocks), grid.of_block * kTeamWarps * 32, grid.bytes,
+                    arguments...);
 }
 
 /// SummaryArgs::parts for chunks of `length` positions. More of them suit models whose channels lie
@@ -263,9 +263,10 @@ void start_summary(Context& ctx, const SummaryArgs<T>& p, int64_t units) {
   start_overlapping(stream_of(ctx), kernel, grid_of(units * ceil_div(p.d_inner, p.width)),
                     kSummaryThreads, bytes, p);
 }
-/// True where warps of the summary on tensor cores should take turns, chunks being of `length`
-/// positions. Walks of fewer are soon over, and what a turn begins with is then better hidden by
-/// another block; over longer ones the warps that read the same lines of memory drift apart.
+/// True where chunks are so long that the warps of the forward pass's summary take turns, of which
+/// there are two with chunks as cut_outputs makes them. Shorter walks are soon over, and what a
+/// turn begins with is then better hidden by another block; over longer ones the warps that read
+/// the same lines of memory drift apart.
 inline bool take_turns(int64_t length) {
   constexpr int64_t kShort = 768;
   constexpr int64_t kLong = 2048;
@@ -281,16 +282,17 @@ void start_summary_mma(Context& ctx, SummaryArgs<bf16> p, int64_t units) {
   const int64_t teams = ceil_div(warps, kSummaryMmaWarps);
   p.teams = static_cast<uint32_t>(teams);
   const int64_t sms = multiprocessors(ctx);
-  const TeamGrid grid = turns_grid(teams, sms, kTeams, S::kTeamBytes, most_shared_bytes(ctx),
-                                   S::kTurns && take_turns(p.chunk_length));
-  const bool shared = grid.of_block == grid.teams;
+  const bool once = teams <= sms * kTeams;
+  const bool share = kGradient ? once : (once || S::kTurns) && take_turns(p.chunk_length);
+  const TeamGrid grid =
+      turns_grid(teams, sms, kTeams, S::kTeamBytes, most_shared_bytes(ctx), share);
   const auto kernel = with_shared_memory(
       p.ready ? scan_summary_mma_kernel<kStates, kGradient, kGradient, true, kPaired, kTeams>
       : kGradient && !p.z.empty()
           ? scan_summary_mma_kernel<kStates, kGradient, kGradient, false, kPaired, kTeams>
           : scan_summary_mma_kernel<kStates, kGradient, false, false, kPaired, kTeams>,
       grid.bytes);
-  start_overlapping(stream_of(ctx), kernel, grid_of(shared ? std::min(sms, teams) : teams),
+  start_overlapping(stream_of(ctx), kernel, grid_of(grid.blocks),
                     grid.of_block * kSummaryMmaWarps * 32, grid.bytes, p);
 }
 template <bool kGradient, int kStates>

@@ -126,29 +126,31 @@ TEST(SelectiveScan, SpacingOfMarksDividesLengthsAndFillsAGpu) {
 TEST(SelectiveScan, TeamsShareABlockWhereTheyFillAGpuOnceAndItHasTheMemory) {
   using cuda::scan::team_grid;
   constexpr int kKb = 1024;
-  const auto expect = [](const cuda::scan::TeamGrid& grid, int teams, int of_block, int kilobytes) {
+  const auto expect = [](const cuda::scan::TeamGrid& grid, int teams, int of_block, int kilobytes,
+                         int blocks) {
     EXPECT_EQ(grid.teams, teams);
     EXPECT_EQ(grid.of_block, of_block);
     EXPECT_EQ(grid.bytes, kilobytes * kKb);
+    EXPECT_EQ(grid.blocks, blocks);
   };
   using cuda::scan::turns_grid;
   const int h100 = 227 * kKb;
-  expect(team_grid(396, 132, 3, 72 * kKb, h100), 3, 3, 216);  // just once
-  expect(team_grid(265, 132, 3, 72 * kKb, h100), 3, 3, 216);  // in part
-  expect(team_grid(397, 132, 3, 72 * kKb, h100), 3, 1, 72);   // more than once
-  expect(team_grid(264, 132, 3, 72 * kKb, h100), 2, 1, 76);   // two on an SM, and no third
-  expect(team_grid(100, 132, 3, 72 * kKb, h100), 1, 1, 114);  // one, and no second
-  expect(team_grid(0, 132, 3, 72 * kKb, h100), 1, 1, 114);
-  expect(team_grid(324, 108, 3, 72 * kKb, 163 * kKb), 3, 1, 72);  // no memory for three
-  expect(team_grid(80, 82, 3, 72 * kKb, 99 * kKb), 1, 1, 99);     // what a block may have
+  expect(team_grid(396, 132, 3, 72 * kKb, h100), 3, 3, 216, 132);  // just once
+  expect(team_grid(265, 132, 3, 72 * kKb, h100), 3, 3, 216, 89);   // in part
+  expect(team_grid(397, 132, 3, 72 * kKb, h100), 3, 1, 72, 397);   // more than once
+  expect(team_grid(264, 132, 3, 72 * kKb, h100), 2, 1, 76, 264);   // two on an SM, and no third
+  expect(team_grid(100, 132, 3, 72 * kKb, h100), 1, 1, 114, 100);  // one, and no second
+  expect(team_grid(0, 132, 3, 72 * kKb, h100), 1, 1, 114, 0);
+  expect(team_grid(324, 108, 3, 72 * kKb, 163 * kKb), 3, 1, 72, 324);  // no memory for three
+  expect(team_grid(80, 82, 3, 72 * kKb, 99 * kKb), 1, 1, 99, 80);      // what a block may have
 
-  expect(turns_grid(528, 132, 4, 40 * kKb, h100, false), 4, 4, 160);   // just once
-  expect(turns_grid(384, 132, 4, 40 * kKb, h100, false), 3, 3, 120);   // less
-  expect(turns_grid(100, 132, 4, 40 * kKb, h100, false), 1, 1, 114);   // one, and no second
-  expect(turns_grid(529, 132, 4, 40 * kKb, h100, false), 4, 1, 46);    // more, one by one
-  expect(turns_grid(529, 132, 4, 40 * kKb, h100, true), 4, 4, 160);    // in turns
-  expect(turns_grid(1, 82, 4, 40 * kKb, 99 * kKb, true), 1, 1, 99);    // what a block may have
-  expect(turns_grid(900, 82, 4, 40 * kKb, 99 * kKb, true), 4, 1, 46);  // no memory for four
+  expect(turns_grid(528, 132, 4, 40 * kKb, h100, true), 4, 4, 160, 132);    // just once
+  expect(turns_grid(384, 132, 4, 40 * kKb, h100, true), 3, 3, 120, 132);    // less
+  expect(turns_grid(100, 132, 4, 40 * kKb, h100, true), 1, 1, 114, 100);    // one, and no second
+  expect(turns_grid(529, 132, 4, 40 * kKb, h100, true), 4, 4, 160, 132);    // in turns
+  expect(turns_grid(529, 132, 4, 40 * kKb, h100, false), 4, 1, 46, 529);    // one by one
+  expect(turns_grid(1, 82, 4, 40 * kKb, 99 * kKb, true), 1, 1, 99, 1);      // what a block may have
+  expect(turns_grid(900, 82, 4, 40 * kKb, 99 * kKb, true), 4, 1, 46, 900);  // no memory for four
 }
 
 TEST(SelectiveScan, OracleGradientsAreFiniteDifferences) {
