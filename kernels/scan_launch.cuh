@@ -76,13 +76,12 @@ constexpr int64_t kShortestChunk = 64;
 
 /// One chunk when `units` of work (warps or blocks of one chunk) fill the machine, which holds
 /// `capacity` of them; else as many as fill it once. Splitting costs a summary of every chunk,
-/// which is cheaper the longer the chunk, so no more than that. They are a multiple of 64 positions
-/// each.
+/// which is cheaper the longer the chunk, so no more than that. They are whole tiles each.
 inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
   if (length <= kShortestChunk || units * 2 >= capacity) return {1, length};
-  constexpr int64_t kAlign = 64;
   const int64_t wanted = std::max<int64_t>(1, capacity / units);
-  const int64_t chunk = ceil_div(ceil_div(length, wanted), kAlign) * kAlign;
+  const int64_t tiles = ceil_div(ceil_div(length, wanted), kChunkTile);
+  const int64_t chunk = std::max(kShortestChunk, tiles * kChunkTile);
   return {ceil_div(length, chunk), chunk};
 }
 

@@ -65,7 +65,6 @@ bool fits_vectors(const BackwardArgs<T>& p) {
 /// Gradients of the state behind every chunk, into the arena, from summaries of pieces of chunks.
 template <class T>
 void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
-  constexpr int64_t kAlign = 64;
   SummaryArgs<T> s;
   s.x = p.dy;
   s.delta = p.delta;
@@ -82,7 +81,7 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   prepare_summary<true>(s);
   const ChunkPieces pieces = cut_chunk(ctx, p.chunk_length, p.batch * p.chunks, p.d_inner,
                                        p.d_state, fits_summary_mma<true>(s));
-  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kAlign) * kAlign;
+  const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kChunkTile) * kChunkTile;
   p.chunk_length = piece * pieces.count;
   p.chunks = ceil_div(p.length, p.chunk_length);
   s.chunks = ceil_div(p.length, piece);
