@@ -36,6 +36,8 @@
 ///         positions of 512 channels if all of them are walked
 #pragma once
 
+#include <utility>
+
 #include "kernels/scan_summary_walk.cuh"
 #include "kernels/selective_scan_summary.cuh"
 
@@ -65,9 +67,9 @@ struct SummaryMmaShape {
   static constexpr bool kTurns = kPairs;
   static constexpr int kStage = kArrays * kTile + kTokens + (kPairs ? kHalf : 0);
   static constexpr int kBytes = kStages * kStage;  // of a warp
-  // of a team, with a counter for each of its warps (the first team's are the block's) and a place
-  // for a number
-  static constexpr int kTeamBytes = kSummaryMmaWarps * (kBytes + 8);
+  // of a team, with a counter for each of its warps (the first team's are the block's) and places
+  // for two numbers
+  static constexpr int kTeamBytes = kSummaryMmaWarps * (kBytes + 12);
 };
 
 /// Where piece `piece` (of kPieces in a row, 16 bytes each) of a row lies, so that eight rows of
@@ -121,7 +123,7 @@ struct SummaryTask {
 };
 
 /// What the kernel does for one warp of team `team`, whose tiles begin at `tiles` and whose place
-/// to keep a number at `note`, both in shared memory.
+/// to keep two numbers at `note`, both in shared memory.
 template <int kStates, bool kGradient, bool kGated, bool kReady, bool kPaired>
 __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team,
                                        unsigned char* tiles, uint32_t note) {
@@ -137,9 +139,12 @@ __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team
   const int q = static_cast<int>(threadIdx.x % 4U);
   const Task task(p, team, warp);
   if (!task.exists(p)) return;
-  if (S::kTurns && lane == 0) store_word(note, team);
   const int first = task.first;
   const int64_t b = task.b;
+  if (S::kTurns && lane == 0) {  // for the end: they would take registers on the way
+    store_word(note, static_cast<uint32_t>(b * p.chunks + task.chunk));
+    store_word(note + 4, static_cast<uint32_t>(first));
+  }
   const int64_t begin = chunk_begin(task.chunk, p.chunk_length, p.longer);
   const int steps = chunk_steps(task.chunk, p.chunk_length, p.longer, p.length);
   const int windows = (steps + S::kRows - 1) / S::kRows;
@@ -407,12 +412,15 @@ __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team
     ++i;
   }
   wait_for_copies<0>();
-  // found again: these would have to be kept over the walk
-  const Task done(p, S::kTurns ? load_word(note) : team, warp);
-  const int64_t row = done.b * p.chunks + done.chunk;
+  // what these were is kept in shared memory, or found again from the number of the team
+  const auto [row, group] = [&]() -> std::pair<int64_t, int> {
+    if constexpr (S::kTurns) return {load_word(note), static_cast<int>(load_word(note + 4))};
+    const Task done(p, team, warp);
+    return {done.b * p.chunks + done.chunk, done.first};
+  }();
 #pragma unroll
   for (int c = 0; c < 2; ++c) {
-    const int e = done.first + g + 8 * c;
+    const int e = group + g + 8 * c;
     if (e >= p.d_inner) continue;
     float* const to = p.state.at(row, e) + 2 * q;
 #pragma unroll
@@ -445,21 +453,25 @@ __global__ void __launch_bounds__(kTeams* kSummaryMmaWarps * 32, 1)
     summarise(warp / kSummaryMmaWarps, 0);
   } else {
     const uint32_t warps = blockDim.x / 32U;
-    // how many turns have been taken by the first, second, third and last warps of teams, and a
-    // number of each warp
+    // how many turns have been taken by the first, second, third and last warps of teams, and two
+    // numbers of each warp
     const uint32_t counters = shared_address(summary_shared + warps * S::kBytes);
     const uint32_t taken = counters + warp % kSummaryMmaWarps * 4;
-    const uint32_t note = counters + (kSummaryMmaWarps + warp) * 4;
-    if (warp < kSummaryMmaWarps && threadIdx.x % 32U == 0) {
-      store_word(taken, warps / kSummaryMmaWarps);
+    const uint32_t note = counters + kSummaryMmaWarps * 4 + warp * 8;
+    const bool turns = gridDim.x * (warps / kSummaryMmaWarps) < p.teams;
+    if (turns) {
+      if (warp < kSummaryMmaWarps && threadIdx.x % 32U == 0) {
+        store_word(taken, warps / kSummaryMmaWarps);
+      }
+      __syncthreads();
     }
-    __syncthreads();
     wait_for_previous_kernel();
     let_next_kernel_begin();
     uint32_t turn = warp / kSummaryMmaWarps;
 #pragma unroll 1
     while (turn * gridDim.x + blockIdx.x < p.teams) {
       summarise(turn, note);
+      if (!turns) break;
       if (threadIdx.x % 32U == 0) turn = take_turn(taken);
       turn = __shfl_sync(kFullWarp, turn, 0);  // all have left the tiles
     }
