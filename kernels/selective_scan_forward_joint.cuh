@@ -152,12 +152,9 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
 #pragma unroll
           for (int i = 0; i < kUnroll; ++i) put(row + i, y[i]);
         }
-      } else {  // what sticks out of the chunk is not this team's to store
+      } else {
 #pragma unroll 1
-        for (int row = 0; row < rows; ++row) {
-          const Element y = step(row);
-          if (walk.channels > 0) *reinterpret_cast<Element*>(p.y.at(b, t + row) + walk.e) = y;
-        }
+        for (int row = 0; row < rows; ++row) put(row, step(row));
       }
       show_tile();
     }
@@ -170,11 +167,17 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
     walk.store(p.state_out.at(b, first), p.state_out.inner);
   }
   meet();
+  const int rest = (end - begin) % kRows;
   if (warp == 0 && elected()) {
-    if ((end - begin) % kRows == 0) {
-      store_tile(here + last_slot * S::kRowsBytes, maps.y, group, end - kRows, b);
-    }
+    if (rest == 0) store_tile(here + last_slot * S::kRowsBytes, maps.y, group, end - kRows, b);
     wait_for_stored_tiles();
+  }
+  if (rest > 0 && group + thread < p.d_inner) {  // what sticks out is not this team's to store
+    const bf16* const y = reinterpret_cast<const bf16*>(mine + last_slot * S::kRowsBytes) + thread;
+#pragma unroll 1
+    for (int row = 0; row < rest; ++row) {
+      p.y.at(b, end - rest + row)[group + thread] = y[row * kWidth];
+    }
   }
 #endif
 }
