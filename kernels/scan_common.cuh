@@ -8,7 +8,6 @@
 
 #include <cstdint>
 
-#include "kernels/scan_chunks.h"
 #include "kernels/scan_ptx.cuh"
 #include "libmamba/core/dtype.h"
 
@@ -32,6 +31,20 @@ struct Rows {
 
 /// Warps of a team, one for each scheduler of an SM. Blocks are of one team or of several.
 constexpr int kTeamWarps = 4;
+
+/// Positions by which chunks may differ. Also those between two saved states.
+constexpr int64_t kChunkTile = 16;
+
+/// The first position of chunk `chunk`, the first `longer` of which are a tile longer than
+/// `length`.
+__device__ inline int64_t chunk_begin(int64_t chunk, int64_t length, int64_t longer) {
+  return chunk * length + min(chunk, longer) * kChunkTile;
+}
+/// Its positions, of `total` in all.
+__device__ inline int chunk_steps(int64_t chunk, int64_t length, int64_t longer, int64_t total) {
+  const int64_t begin = chunk_begin(chunk, length, longer);
+  return static_cast<int>(min(total - begin, length + (chunk < longer ? kChunkTile : 0)));
+}
 
 // ---- scalar math. NaN goes through all of it.
 

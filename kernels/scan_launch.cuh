@@ -65,6 +65,35 @@ void over_states(int64_t d_state, Body&& body) {
   }
 }
 
+/// Chunks of time that are walked side by side.
+struct Chunks {
+  int64_t count = 1;
+  int64_t length = 0;
+  int64_t longer = 0;  // of the first this many, one tile of kChunkTile positions more
+};
+
+constexpr int64_t kShortestChunk = 64;
+
+/// One chunk when `units` of work (warps or blocks of one chunk) fill the machine, which holds
+/// `capacity` of them; else as many as fill it once. Splitting costs a summary of every chunk,
+/// which is cheaper the longer the chunk, so no more than that. They are whole tiles each.
+inline Chunks cut_time(int64_t length, int64_t units, int64_t capacity) {
+  if (length <= kShortestChunk || units * 2 >= capacity) return {1, length};
+  const int64_t wanted = std::max<int64_t>(1, capacity / units);
+  const int64_t tiles = ceil_div(ceil_div(length, wanted), kChunkTile);
+  const int64_t chunk = std::max(kShortestChunk, tiles * kChunkTile);
+  return {ceil_div(length, chunk), chunk};
+}
+
+/// The same in parts as equal as whole tiles can be, so that none but the last chunk ends within
+/// one.
+inline Chunks cut_evenly(int64_t length, int64_t units, int64_t capacity) {
+  if (length <= kShortestChunk || units * 2 >= capacity) return {1, length};
+  const int64_t tiles = ceil_div(length, kChunkTile);
+  const int64_t count = std::min(capacity / units, tiles * kChunkTile / kShortestChunk);
+  return {count, tiles / count * kChunkTile, tiles % count};
+}
+
 /// Uninitialised fp32 values in the arena.
 inline float* scratch(Context& ctx, int64_t count) {
   return ctx.arena().f32({count}).as<float, 1>().data;
@@ -96,9 +125,8 @@ struct OutputsCut {
 /// summarise, kFour the fewest instructions per state. So of 8 states, which are sooner bound by
 /// instructions, kFour walks long chunks and kTwo what is not cut. Eight warps of kTwo on an SM
 /// have longer chunks than twelve, which are for long ones too.
-/// anywhere: chunks may end within a tile, for no states are kept on the way.
 inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t batch, int64_t d_inner,
-                              int64_t d_state, bool few_states, bool anywhere) {
+                              int64_t d_state, bool few_states) {
   constexpr int64_t kLong = 1280;
   const int64_t sms = multiprocessors(ctx);
   const int64_t most = sms * kForwardWarps * kForwardTeams;
@@ -110,9 +138,7 @@ inline OutputsCut cut_outputs(Context& ctx, int64_t length, int64_t batch, int64
       const Chunks chunks = cut_evenly(length, wide, most);
       if (chunks.count > 1 && chunks.length >= kLong) return {chunks, OutputsKernel::kFour};
     }
-    const Chunks even = cut_evenly(length, wide, sms * kJointTeams);
-    // of the teams that share an SM one has more to do than the others at most
-    return {anywhere ? deal_out(even, length, sms / wide) : even, OutputsKernel::kJoint};
+    return {cut_evenly(length, wide, sms * kJointTeams), OutputsKernel::kJoint};
   }
   const Chunks full = cut_evenly(length, units, most);
   return {full.count == 1 || full.length >= kLong ? full : cut_evenly(length, units, sms * 8)};
@@ -206,8 +232,8 @@ void prepare_summary(SummaryArgs<T>& p) {
   // over long walks the warps of a block would read sectors of the same lines of memory at times
   // far apart; over short ones waiting for each other costs more than it saves
   constexpr int64_t kLongWalk = 6144;
-  p.together = p.chunks.length >= kLongWalk;
-  p.parts = summary_parts(p.chunks.length, p.d_inner, kGradient);
+  p.together = p.chunk_length >= kLongWalk;
+  p.parts = summary_parts(p.chunk_length, p.d_inner, kGradient);
   constexpr int64_t kWindow = 16 * static_cast<int64_t>(sizeof(T)) * (kGradient ? 1 : -1);
   p.next_x = kWindow * p.x.inner;
   p.next_delta = kWindow * p.delta.inner;
@@ -215,7 +241,7 @@ void prepare_summary(SummaryArgs<T>& p) {
   p.next_w = kWindow * p.w.inner;
   const bool all = p.exact_sum || p.all_chunks;
   p.first_stretch = kGradient && !all ? 1 : 0;
-  p.stretches = static_cast<int>(ceil_div(p.chunks.count, p.stretch)) - (all ? 0 : 1);
+  p.stretches = static_cast<int>(ceil_div(p.chunks, p.stretch)) - (all ? 0 : 1);
 }
 
 /// True when the summary's kernel on tensor cores can read what a prepared `p` points to, and there
@@ -256,7 +282,7 @@ void start_summary_mma(Context& ctx, SummaryArgs<bf16> p, int64_t units) {
   p.teams = static_cast<uint32_t>(teams);
   const int64_t sms = multiprocessors(ctx);
   const bool once = teams <= sms * kTeams;
-  const bool share = kGradient ? once : (once || S::kTurns) && take_turns(p.chunks.length);
+  const bool share = kGradient ? once : (once || S::kTurns) && take_turns(p.chunk_length);
   const TeamGrid grid =
       turns_grid(teams, sms, kTeams, S::kTeamBytes, most_shared_bytes(ctx), share);
   const auto kernel = with_shared_memory(
@@ -271,7 +297,7 @@ void start_summary_mma(Context& ctx, SummaryArgs<bf16> p, int64_t units) {
 template <bool kGradient, int kStates>
 void start_summary_mma(Context& ctx, const SummaryArgs<bf16>& p, int64_t units) {
   using S = SummaryMmaShape<kStates, kGradient>;
-  const int64_t longest = p.chunks.length + (p.chunks.longer > 0 ? p.chunks.by : 0);
+  const int64_t longest = p.chunk_length + (p.longer > 0 ? kChunkTile : 0);
   if (S::kPairs && longest > kPairWindows * S::kRows) {
     start_summary_mma<kGradient, kStates, S::kPairs>(ctx, p, units);
   } else {
@@ -300,7 +326,7 @@ void launch_summary(Context& ctx, SummaryArgs<T> p, int near = 0) {
     }
   });
   check_launch(ctx, kGradient ? "scan_summary (gradient)" : "scan_summary", p.batch, " x ",
-               p.length, " x ", p.d_inner, ", state ", p.d_state, ", ", p.chunks.count, " chunks");
+               p.length, " x ", p.d_inner, ", state ", p.d_state, ", ", p.chunks, " chunks");
 }
 
 inline void launch_combine(Context& ctx, const CombineArgs& p, bool reversed) {

@@ -84,8 +84,9 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   const int64_t piece = ceil_div(ceil_div(p.chunk_length, pieces.count), kChunkTile) * kChunkTile;
   p.chunk_length = piece * pieces.count;
   p.chunks = ceil_div(p.length, p.chunk_length);
-  s.chunks = {ceil_div(p.length, piece), piece};
-  const int64_t rows = s.batch * s.chunks.count;
+  s.chunks = ceil_div(p.length, piece);
+  s.chunk_length = piece;
+  const int64_t rows = s.batch * s.chunks;
   float* const states = scratch(ctx, rows * p.d_inner * p.d_state);
   s.state = {states, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
   s.delta_sum = scratch(ctx, rows * p.d_inner);
@@ -98,12 +99,12 @@ void find_chunk_gradients(Context& ctx, BackwardArgs<T>& p) {
   c.delta_sum = s.delta_sum;
   c.from = p.dstate_end;
   c.batch = s.batch;
-  c.chunks = s.chunks.count;
+  c.chunks = s.chunks;
   c.d_inner = p.d_inner;
   c.d_state = p.d_state;
   launch_combine(ctx, c, true);
   p.dstate_end = {states, s.state.outer, s.state.inner};
-  p.end_per_row = s.chunks.count;
+  p.end_per_row = s.chunks;
   p.end_per_chunk = pieces.count;
   p.end_is_late = p.chunks > 1;
 }

@@ -68,7 +68,7 @@ ForwardArgs<T> forward_args(const SelectiveScanForward& args) {
 template <class T>
 TensorView find_starts(Context& ctx, const ForwardArgs<T>& p, const Rows<const float>& from,
                        const Rows<float>& last) {
-  const Shape shape = {p.batch, p.chunks.count, int64_t{p.d_inner}, int64_t{p.d_state}};
+  const Shape shape = {p.batch, p.chunks, int64_t{p.d_inner}, int64_t{p.d_state}};
   const TensorView states = ctx.arena().f32(shape);
   const Arena::Scope scope(ctx.arena());
   SummaryArgs<T> s;
@@ -80,10 +80,12 @@ TensorView find_starts(Context& ctx, const ForwardArgs<T>& p, const Rows<const f
   s.bias = p.bias;
   s.ready = p.ready;
   s.state = {states.as<float, 4>().data, static_cast<int64_t>(p.d_inner) * p.d_state, p.d_state};
-  s.delta_sum = scratch(ctx, p.batch * p.chunks.count * p.d_inner);
+  s.delta_sum = scratch(ctx, p.batch * p.chunks * p.d_inner);
   s.batch = p.batch;
   s.length = p.length;
   s.chunks = p.chunks;
+  s.chunk_length = p.chunk_length;
+  s.longer = p.longer;
   s.d_inner = p.d_inner;
   s.d_state = p.d_state;
   s.all_chunks = !last.empty();
@@ -96,7 +98,7 @@ TensorView find_starts(Context& ctx, const ForwardArgs<T>& p, const Rows<const f
   c.from = from;
   c.last = last;
   c.batch = p.batch;
-  c.chunks = p.chunks.count;
+  c.chunks = p.chunks;
   c.d_inner = p.d_inner;
   c.d_state = p.d_state;
   launch_combine(ctx, c, false);
@@ -126,7 +128,8 @@ void advance(Context& ctx, const SelectiveScanForward& args) {
   if (close || args.marks.empty() || args.mark_every >= p.length) {
     const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
     const Chunks cut = cut_time(p.length, warps, int64_t{8} * multiprocessors(ctx));
-    p.chunks = close ? Chunks{args.marks.dim(1), args.mark_every} : cut;
+    p.chunk_length = close ? args.mark_every : cut.length;
+    p.chunks = close ? args.marks.dim(1) : cut.count;
     const TensorView starts = find_starts(ctx, p, rows_of<const float>(args.state_in), p.state_out);
     if (!args.marks.empty()) {
       gmamba::convert(ctx, close ? starts : starts.slice(1, 0, 1), args.marks);
@@ -152,14 +155,13 @@ void advance(Context& ctx, const SelectiveScanForward& args) {
 }
 
 /// Maps of the arrays of `p` in tiles of `rows` positions, `width` channels and `columns` states;
-/// nothing where the copy unit cannot move them, or chunks end within a tile and the kernel would
-/// store all of it, over the beginning of the next (not whole_tiles: it doesn't).
+/// nothing where the copy unit cannot move them.
 template <class T>
 std::optional<ForwardMaps> forward_maps(const Context& ctx, const ForwardArgs<T>& p, int64_t rows,
-                                        int64_t width, int64_t columns, bool whole_tiles = true) {
-  const bool whole = p.chunks.count == 1 || (p.chunks.length % kChunkTile == 0 &&
-                                             (p.chunks.longer == 0 || p.chunks.by == kChunkTile));
-  if ((whole_tiles && !whole) || !has_copy_unit(ctx)) return {};
+                                        int64_t width, int64_t columns) {
+  // a tile that sticks out of a chunk would be stored over the next
+  const bool whole = p.chunks == 1 || p.chunk_length % kChunkTile == 0;
+  if (!whole || !has_copy_unit(ctx)) return {};
   const auto write = [&](const auto& array, int64_t extent, int64_t tile_width, TileMap& map) {
     return write_tile_map({array.data, sizeof(T), p.batch, p.length, extent, array.outer,
                            array.inner, rows, tile_width},
@@ -180,7 +182,7 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, OutputsKernel wanted) 
   constexpr bool kFew = kFewStates<T, kStates * kSplit>;
   constexpr bool kMayBeReady = sizeof(T) == 2;
   const auto teams = [&](int64_t width) {
-    return ceil_div(p.batch * p.chunks.count * ceil_div(p.d_inner, width), kForwardWarps);
+    return ceil_div(p.batch * p.chunks * ceil_div(p.d_inner, width), kForwardWarps);
   };
   const auto start = [&]<int kChannels>(std::integral_constant<int, kChannels>, auto&& at_most) {
     using S = WalkShape<T, kStates, kSplit, kChannels>;
@@ -193,11 +195,11 @@ void start_outputs(Context& ctx, const ForwardArgs<T>& p, OutputsKernel wanted) 
   if constexpr (kFew) {
     if (wanted == OutputsKernel::kJoint) {
       using S = ForwardJointShape<kStates>;
-      if (const auto maps = forward_maps(ctx, p, S::kRows, S::kWidth, kStates, false)) {
+      if (const auto maps = forward_maps(ctx, p, S::kRows, S::kWidth, kStates)) {
         const auto kernel = p.ready ? scan_forward_joint_kernel<kStates, true>
                                     : scan_forward_joint_kernel<kStates, false>;
         start_teams(
-            ctx, p.batch * p.chunks.count * ceil_div(p.d_inner, S::kWidth), kJointTeams, S::kBytes,
+            ctx, p.batch * p.chunks * ceil_div(p.d_inner, S::kWidth), kJointTeams, S::kBytes,
             [&](int) { return kernel; }, p, *maps);
         return;
       }
@@ -246,17 +248,19 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
                      fits_vectors(state_in) && fits_vectors(p.state_out) && fits_vectors(p.saved);
   const States<const float> known(args.known, "known");
   const bool few_states = kFewStates<T, 16> && p.d_state <= 16 && has_copy_unit(ctx);
-  const OutputsCut cut =
-      known.rows.empty()
-          ? cut_outputs(ctx, p.length, p.batch, p.d_inner, p.d_state, few_states, p.saved.empty())
-          : OutputsCut{{args.known.dim(1), args.mark_every},
-                       few_states ? OutputsKernel::kJoint : OutputsKernel::kTwo};
-  p.chunks = cut.chunks;
+  const OutputsCut cut = known.rows.empty()
+                             ? cut_outputs(ctx, p.length, p.batch, p.d_inner, p.d_state, few_states)
+                             : OutputsCut{{args.known.dim(1), args.mark_every},
+                                          few_states ? OutputsKernel::kJoint : OutputsKernel::kTwo};
+  const Chunks& chunks = cut.chunks;
+  p.chunks = chunks.count;
+  p.chunk_length = chunks.length;
+  p.longer = chunks.longer;
   p.start = known.rows.empty() ? state_in : known.rows;
-  p.start_per_row = known.rows.empty() ? p.chunks.count : known.per_row;
+  p.start_per_row = known.rows.empty() ? p.chunks : known.per_row;
   p.vectors.states = p.vectors.states && fits_vectors(p.start);
   const Arena::Scope scope(ctx.arena());
-  if (p.chunks.count > 1 && known.rows.empty()) {
+  if (chunks.count > 1 && known.rows.empty()) {
     const States<const float> starts(find_starts(ctx, p, state_in, {}), "starts");
     p.start = starts.rows;
     p.start_is_late = true;
@@ -265,7 +269,7 @@ void forward(Context& ctx, const SelectiveScanForward& args) {
     start_outputs<T, kStates, kSplit>(ctx, p, cut.kernel);
   });
   check_launch(ctx, "scan_forward", p.batch, " x ", p.length, " x ", p.d_inner, ", state ",
-               p.d_state, ", ", p.chunks.count, " chunks");
+               p.d_state, ", ", p.chunks, " chunks");
 }
 
 }  // namespace

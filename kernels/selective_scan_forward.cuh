@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kForwardTeams* kForwardWarps * 32, 1)
     const auto start = [&](const auto& rows) {
       return rows.empty() ? nullptr : rows.at(b, begin) + first;
     };
-    const bool ends = chunk == p.chunks.count - 1 && !p.state_out.empty();
+    const bool ends = chunk == p.chunks - 1 && !p.state_out.empty();
     const int64_t passed = p.saved.empty() ? 0 : (begin + p.saved_every - 1) / p.saved_every;
     const int64_t ahead = passed * p.saved_every - begin;
     *arrays = {start(p.u),

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kTeams* kForwardWarps * 32, 1)
     parity ^= static_cast<uint32_t>(stage);
     stage ^= 1;
   }
-  if (unit.chunk == p.chunks.count - 1 && !p.state_out.empty()) {
+  if (unit.chunk == p.chunks - 1 && !p.state_out.empty()) {
     walk.store(p.state_out.at(b, first), p.state_out.inner);
   }
   if (elected()) wait_for_stored_tiles();

@@ -13,7 +13,7 @@
 /// Launch  one team per (batch row, chunk, 128 channels), channels fastest; a block of one team, or
 ///         of all that share an SM (scan_grid.h)
 /// Floor   as for scan_forward_bulk_kernel
-/// Limits  rows of u, delta, z, y, B and C on 16 bytes
+/// Limits  rows of u, delta, z, y, B and C on 16 bytes; chunks of whole tiles, but for the last
 #pragma once
 
 #include "kernels/selective_scan_forward_bulk.cuh"
@@ -58,15 +58,15 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
   const int thread = static_cast<int>(threadIdx.x) % kThreads;
   const auto meet = [&] { sync_team(team, kThreads); };
   const uint32_t groups = (p.d_inner + kWidth - 1) / kWidth;
-  // below 2^32, see start_teams; the longer chunks lie on as many SMs as there are
+  // below 2^32, see start_teams; chunks that are a tile longer lie on as many SMs as there are
   uint32_t unit = team * gridDim.x + blockIdx.x;
   const int group = static_cast<int>(unit % groups) * kWidth;
   unit /= groups;
-  const int64_t chunk = unit % static_cast<uint32_t>(p.chunks.count);
-  const int b = static_cast<int>(unit / static_cast<uint32_t>(p.chunks.count));
+  const int64_t chunk = unit % static_cast<uint32_t>(p.chunks);
+  const int b = static_cast<int>(unit / static_cast<uint32_t>(p.chunks));
   if (b >= p.batch) return;
-  const int begin = static_cast<int>(p.chunks.begin(chunk));
-  const int end = static_cast<int>(p.chunks.end(chunk, p.length));
+  const int begin = static_cast<int>(chunk_begin(chunk, p.chunk_length, p.longer));
+  const int end = begin + chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   if (end <= begin) return;
   // where channels end within a group, the schedulers that have nothing to do differ between teams
   const uint32_t turn = team + (blockIdx.x * 0x9e3779b1U >> 30);
@@ -163,21 +163,14 @@ __global__ void __launch_bounds__(kJointTeams* kForwardWarps * 32, 1)
     parity ^= static_cast<uint32_t>(stage);
     stage ^= 1;
   }
-  if (walks && chunk == p.chunks.count - 1 && !p.state_out.empty()) {
+  if (walks && chunk == p.chunks - 1 && !p.state_out.empty()) {
     walk.store(p.state_out.at(b, first), p.state_out.inner);
   }
   meet();
-  const int rest = (end - begin) % kRows;
   if (warp == 0 && elected()) {
-    if (rest == 0) store_tile(here + last_slot * S::kRowsBytes, maps.y, group, end - kRows, b);
+    const int last = begin + (end - 1 - begin) / kRows * kRows;
+    store_tile(here + last_slot * S::kRowsBytes, maps.y, group, last, b);
     wait_for_stored_tiles();
-  }
-  if (rest > 0 && group + thread < p.d_inner) {  // what sticks out is not this team's to store
-    const bf16* const y = reinterpret_cast<const bf16*>(mine + last_slot * S::kRowsBytes) + thread;
-#pragma unroll 1
-    for (int row = 0; row < rest; ++row) {
-      p.y.at(b, end - rest + row)[group + thread] = y[row * kWidth];
-    }
   }
 #endif
 }

@@ -39,7 +39,8 @@ struct ForwardArgs {
   int64_t saved_per_row = 0;
   int64_t saved_every = 0;  // positions between two of them, a multiple of a tile
   int64_t batch = 0, length = 0;
-  Chunks chunks;  // of a batch row
+  int64_t chunks = 1, chunk_length = 0;
+  int64_t longer = 0;  // chunks that are a tile longer
   int d_inner = 0, d_state = 0;
   float open = 0.0F;  // added to a gate: 1 where there is none, for then z is 0
   Vectors vectors;
@@ -57,13 +58,13 @@ struct ForwardUnit {
     constexpr int kWidth = WalkShape<T, kStates, kSplit, kChannels>::kWidth;
     const int width = (p.d_inner + kWidth - 1) / kWidth;     // groups of channels
     uint32_t unit = blockIdx.x * (blockDim.x / 32U) + warp;  // below 2^32, see start_teams
-    exists = unit < p.batch * p.chunks.count * width;
+    exists = unit < p.batch * p.chunks * width;
     first = static_cast<int>(unit % width) * kWidth;
     unit /= width;
-    chunk = unit % static_cast<uint32_t>(p.chunks.count);
-    b = unit / static_cast<uint32_t>(p.chunks.count);
-    begin = p.chunks.begin(chunk);
-    steps = static_cast<int>(p.chunks.end(chunk, p.length) - begin);
+    chunk = unit % static_cast<uint32_t>(p.chunks);
+    b = unit / static_cast<uint32_t>(p.chunks);
+    begin = chunk_begin(chunk, p.chunk_length, p.longer);
+    steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   }
 };
 

@@ -26,10 +26,12 @@ void summarise(Context& ctx, SummaryArgs<T> p, const ConstTensorView& delta,
   p.d_state = static_cast<int>(A.dim(1));
   if (p.batch == 0 || p.d_inner == 0) return;
   const int64_t warps = p.batch * ceil_div(p.d_inner, warp_channels(p.d_state));
-  p.chunks = cut_time(p.length, warps, multiprocessors(ctx) * 8);
+  const Chunks chunks = cut_time(p.length, warps, multiprocessors(ctx) * 8);
+  p.chunks = chunks.count;
+  p.chunk_length = chunks.length;
   p.exact_sum = true;
   Arena::Scope scope(ctx.arena());
-  const int64_t rows = p.batch * p.chunks.count;
+  const int64_t rows = p.batch * p.chunks;
   CombineArgs c;
   c.state = scratch(ctx, rows * p.d_inner * p.d_state);
   p.delta_sum = scratch(ctx, rows * p.d_inner);
@@ -42,7 +44,7 @@ void summarise(Context& ctx, SummaryArgs<T> p, const ConstTensorView& delta,
   const auto total = delta_sum.as<float, 2>();
   c.total = {total.data, total.stride[0], total.stride[0]};
   c.batch = p.batch;
-  c.chunks = p.chunks.count;
+  c.chunks = p.chunks;
   c.d_inner = p.d_inner;
   c.d_state = p.d_state;
   launch_combine(ctx, c, kGradient);

@@ -46,7 +46,8 @@ struct SummaryArgs {
   bool exact_sum = false;       // delta_sum over all positions, wherever the states stopped
   bool all_chunks = false;      // that on which nothing follows, too; as with exact_sum
   int64_t batch = 0, length = 0;
-  Chunks chunks;  // of a batch row
+  int64_t chunks = 1, chunk_length = 0;
+  int64_t longer = 0;  // chunks that are a tile longer
   // Only what reaches the borders between stretches of so many chunks is wanted. A launch does the
   // chunks [from, from + count) of every stretch, and stops where those before `from` leave
   // nothing.
@@ -143,10 +144,10 @@ __global__ void __launch_bounds__(kSummaryThreads, kSummaryBlocks)
   unit /= p.count;
   const int64_t chunk = (unit % p.stretches + p.first_stretch) * p.stretch + p.from + piece;
   const int64_t b = unit / p.stretches;
-  if (chunk >= p.chunks.count) return;
-  const int64_t row = b * p.chunks.count + chunk;
-  const int64_t begin = p.chunks.begin(chunk);
-  const int steps = static_cast<int>(p.chunks.end(chunk, p.length) - begin);
+  if (chunk >= p.chunks) return;
+  const int64_t row = b * p.chunks + chunk;
+  const int64_t begin = chunk_begin(chunk, p.chunk_length, p.longer);
+  const int steps = chunk_steps(chunk, p.chunk_length, p.longer, p.length);
   const int valid = min(p.width, p.d_inner - first);
   const bool gated = kGradient && !p.z.empty();
 

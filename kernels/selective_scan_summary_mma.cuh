@@ -118,7 +118,7 @@ struct SummaryTask {
     chunk = static_cast<int64_t>(unit + p.first_stretch) * p.stretch + p.from + piece;
   }
   __device__ bool exists(const SummaryArgs<bf16>& p) const {
-    return b < p.batch && chunk < p.chunks.count;
+    return b < p.batch && chunk < p.chunks;
   }
 };
 
@@ -142,11 +142,11 @@ __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team
   const int first = task.first;
   const int64_t b = task.b;
   if (S::kTurns && lane == 0) {  // for the end: they would take registers on the way
-    store_word(note, static_cast<uint32_t>(b * p.chunks.count + task.chunk));
+    store_word(note, static_cast<uint32_t>(b * p.chunks + task.chunk));
     store_word(note + 4, static_cast<uint32_t>(first));
   }
-  const int64_t begin = p.chunks.begin(task.chunk);
-  const int steps = static_cast<int>(p.chunks.end(task.chunk, p.length) - begin);
+  const int64_t begin = chunk_begin(task.chunk, p.chunk_length, p.longer);
+  const int steps = chunk_steps(task.chunk, p.chunk_length, p.longer, p.length);
   const int windows = (steps + S::kRows - 1) / S::kRows;
 
   Walk walk;
@@ -416,7 +416,7 @@ __device__ inline void summarise_chunk(const SummaryArgs<bf16>& p, uint32_t team
   const auto [row, group] = [&]() -> std::pair<int64_t, int> {
     if constexpr (S::kTurns) return {load_word(note), static_cast<int>(load_word(note + 4))};
     const Task done(p, team, warp);
-    return {done.b * p.chunks.count + done.chunk, done.first};
+    return {done.b * p.chunks + done.chunk, done.first};
   }();
 #pragma unroll
   for (int c = 0; c < 2; ++c) {

@@ -134,11 +134,9 @@ struct Outputs {
   std::vector<float> y, state_out, saved;
 };
 
-/// `channels` of a lane of the kernel for the copy unit; none: the kernel of copies. With `chunks`
-/// the oracle's states are where they begin, and none are saved.
+/// `channels` of a lane of the kernel for the copy unit; none: the kernel of copies.
 template <class T, int kStates, int kSplit, bool kReady>
-Outputs outputs_of(Problem<T>& problem, std::optional<int> channels, bool aligned = true,
-                   const Chunks& chunks = {}) {
+Outputs outputs_of(Problem<T>& problem, std::optional<int> channels, bool aligned = true) {
   constexpr int64_t kEvery = 16;
   const auto batch = static_cast<int64_t>(problem.in.batch);
   const auto length = static_cast<int64_t>(problem.in.length);
@@ -169,28 +167,11 @@ Outputs outputs_of(Problem<T>& problem, std::optional<int> channels, bool aligne
   p.saved_every = kEvery;
   p.batch = batch;
   p.length = length;
-  p.chunks.length = length;
-  std::vector<float> starts;
-  if (chunks.count > 1) {
-    const std::vector<double> way = reference::scan_forward(problem.wide).states;
-    const int64_t width = problem.E * problem.N;
-    for (int64_t b = 0; b < batch; ++b) {
-      for (int64_t i = 0; i < chunks.count; ++i) {
-        const auto from = way.begin() + (b * (length + 1) + chunks.begin(i)) * width;
-        starts.insert(starts.end(), from, from + width);
-      }
-    }
-    p.start = problem.states(starts);
-    p.start_per_row = chunks.count;
-    p.chunks = chunks;
-    p.saved = {};
-  }
+  p.chunk_length = length;
   p.d_inner = static_cast<int>(problem.E);
   p.d_state = static_cast<int>(problem.N);
   p.vectors = {aligned, aligned, aligned, aligned};
-  const auto groups = [&](int64_t width) {
-    return batch * p.chunks.count * ((problem.E + width - 1) / width);
-  };
+  const auto groups = [&](int64_t width) { return batch * ((problem.E + width - 1) / width); };
   const auto maps_of = [&](int64_t rows, int64_t width, int64_t columns) {
     ForwardMaps maps;
     maps.u = problem.u.tiles(rows, width);
@@ -267,28 +248,6 @@ TEST_F(ScanEmulation, OutputsMatchTheOracleHoweverTilesCome) {
   expect_outputs<float, 16, 1>({2, 21, 72, 16});
   expect_outputs<float, 16, 4>({1, 20, 24, 64});
   expect_outputs<float, 16, 2>({1, 9, 5, 19, false, false, false, false});
-}
-
-/// Chunks that end within a tile, of which nothing may be stored behind its end.
-template <int kStates, bool kReady>
-void expect_outputs_of_chunks(const ScanCase& scan, const Chunks& chunks) {
-  SCOPED_TRACE(scan.name() + (kReady ? ", ready" : ""));
-  Problem<bf16> problem(scan, kReady);
-  const auto oracle = reference::scan_forward(problem.wide);
-  auto naive = reference::scan_forward(problem.raw);
-  test::round_to(DType::kBF16, naive.y);
-  const Outputs copies = outputs_of<bf16, kStates, 1, kReady>(problem, {}, true, chunks);
-  const Outputs tiles = outputs_of<bf16, kStates, 1, kReady>(problem, 1, true, chunks);
-  test::expect_close(tiles.y, oracle.y, naive.y, "y", 4e-6);
-  test::expect_close(tiles.state_out, oracle.state_out, naive.state_out, "state_out", 4e-6);
-  EXPECT_EQ(tiles.y, copies.y);
-  EXPECT_EQ(tiles.state_out, copies.state_out);
-}
-
-TEST_F(ScanEmulation, OutputsOfChunksThatEndWithinATile) {
-  expect_outputs_of_chunks<16, false>({2, 100, 136, 16}, {3, 32, 2, 2});
-  expect_outputs_of_chunks<8, false>({1, 127, 64, 8}, {2, 61, 1, 8});
-  expect_outputs_of_chunks<16, true>({1, 66, 72, 16}, {4, 16, 1, 2});
 }
 
 // ---- gradients
@@ -559,7 +518,9 @@ double summary_error(const SummaryCase& test) {
   p.all_chunks = true;
   p.batch = 1;
   p.length = test.length;
-  p.chunks = {chunks, test.chunk, test.longer};
+  p.chunks = chunks;
+  p.chunk_length = test.chunk;
+  p.longer = test.longer;
   p.stretches = static_cast<int>(chunks);
   p.d_inner = static_cast<int>(E);
   p.d_state = static_cast<int>(N);

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "kernels/scan_chunks.h"
 #include "kernels/scan_grid.h"
 #include "kernels/selective_scan_cpu.h"
 #include "kernels/selective_scan_pieces.h"
@@ -152,38 +151,6 @@ TEST(SelectiveScan, TeamsShareABlockWhereTheyFillAGpuOnceAndItHasTheMemory) {
   expect(turns_grid(529, 132, 4, 40 * kKb, h100, false), 4, 1, 46, 529);    // one by one
   expect(turns_grid(1, 82, 4, 40 * kKb, 99 * kKb, true), 1, 1, 99, 1);      // what a block may have
   expect(turns_grid(900, 82, 4, 40 * kKb, 99 * kKb, true), 4, 1, 46, 900);  // no memory for four
-}
-
-TEST(SelectiveScan, ChunksFollowOnEachOtherToTheEndAndAreNearlyEqual) {
-  using namespace cuda::scan;
-  for (const int64_t length : {1, 64, 65, 1000, 4096, 65530, 65536, 131072, 1048576, 1048577}) {
-    for (const int64_t units : {1, 4, 6, 8, 33, 200}) {
-      constexpr int64_t kCapacity = 528;
-      const Chunks even = cut_evenly(length, units, kCapacity);
-      const Chunks dealt = deal_out(even, length, 132 / units);
-      for (const Chunks& chunks : {cut_time(length, units, kCapacity), even, dealt}) {
-        SCOPED_TRACE(testing::Message()
-                     << length << ", " << units << ", " << chunks.count << " x " << chunks.length);
-        EXPECT_LE(chunks.count * units, std::max(kCapacity, units));
-        EXPECT_LE(chunks.longer, chunks.count);
-        EXPECT_EQ(chunks.begin(0), 0);
-        EXPECT_EQ(chunks.end(chunks.count - 1, length), length);
-        for (int64_t i = 0; i < chunks.count; ++i) {
-          const int64_t steps = chunks.end(i, length) - chunks.begin(i);
-          EXPECT_LE(steps, chunks.length + chunks.by);
-          EXPECT_EQ(chunks.begin(i), i == 0 ? 0 : chunks.end(i - 1, length));
-          EXPECT_GE(steps, i + 1 < chunks.count ? kShortestChunk : 1);
-        }
-      }
-    }
-  }
-  // a sixteenth of the tiles' rest, and as it was where too many would have some of it
-  const Chunks dealt = deal_out({132, 496, 4}, 65536, 33);
-  EXPECT_EQ(dealt.longer, 32);
-  EXPECT_EQ(dealt.by, 2);
-  const Chunks same = deal_out({132, 7936, 64}, 1048576, 33);
-  EXPECT_EQ(same.longer, 64);
-  EXPECT_EQ(same.by, kChunkTile);
 }
 
 TEST(SelectiveScan, OracleGradientsAreFiniteDifferences) {
