@@ -620,8 +620,8 @@ TEST_F(ScanEmulation, SummariesOfGradientsMatchSumsInDouble) {
             kSummaryLimit);
 }
 
-// chunks of an odd and of an even number of windows, some of which are left early, and one cut
-// short: whose first windows are fetched beside the last of another, and whose are not
+// chunks of an odd and of an even number of windows, some of which are left early, and the last of
+// which are cut short: several to a warp, one behind the other, on the same tiles
 TEST_F(ScanEmulation, SummariesMadeInTurnsMatchSumsInDouble) {
   for (const int64_t chunk : {496, 512}) {
     EXPECT_LE((summary_error<16, false, false, false>({4 * chunk, 64, 16, chunk, 0, 1e-3, 1e-2})),
